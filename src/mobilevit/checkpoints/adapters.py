@@ -1,0 +1,138 @@
+"""Weights of other libraries under our names, and ours under theirs.
+
+An adapter is data: an ordered table of renames, and which fused tensors the other library keeps
+apart. The same table serves both directions, and there and back again is the identity.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """How another library names the weights of a MobileViT.
+
+    Attributes:
+        library: whose names these are.
+        renames: pairs of (ours, theirs), parts of a name between dots; ``#`` stands for any
+            number. They are applied in order from ours to theirs, backwards the other way.
+        qkv: their names for the three thirds of our fused ``qkv``, or nothing if they fuse too.
+    """
+
+    library: str
+    renames: tuple[tuple[str, str], ...]
+    qkv: tuple[str, ...] = ()
+
+    def to_ours(self, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename a state dict of the other library for one of our networks."""
+        rules = [(re.compile(_pattern(b)), _template(a)) for a, b in reversed(self.renames)]
+        renamed = {_apply(rules, name): tensor for name, tensor in theirs.items()}
+        if not self.qkv:
+            return renamed
+        fused: dict[str, Tensor] = {}
+        for name, tensor in renamed.items():
+            stem, _, kind = name.rpartition(".")
+            owner, _, part = stem.rpartition(".")
+            if part not in self.qkv:
+                fused[name] = tensor
+            elif part == self.qkv[0]:
+                thirds = [renamed[f"{owner}.{third}.{kind}"] for third in self.qkv]
+                fused[f"{owner}.qkv.{kind}"] = torch.cat(thirds)
+        return fused
+
+    def to_theirs(self, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename a state dict of one of our networks for the other library."""
+        split: dict[str, Tensor] = {}
+        for name, tensor in ours.items():
+            if self.qkv and ".qkv." in name:
+                for third, part in zip(self.qkv, tensor.chunk(3)):
+                    split[name.replace(".qkv.", f".{third}.")] = part
+            else:
+                split[name] = tensor
+        rules = [(re.compile(_pattern(a)), _template(b)) for a, b in self.renames]
+        return {_apply(rules, name): tensor for name, tensor in split.items()}
+
+
+def _pattern(name: str) -> str:
+    """Match ``name`` as whole parts of a dotted name."""
+    return r"(?<![^.])" + re.escape(name).replace(r"\#", r"(\d+)") + r"(?![^.])"
+
+
+def _template(name: str) -> str:
+    numbers = iter(range(1, 10))
+    return re.sub("#", lambda _: rf"\g<{next(numbers)}>", name)
+
+
+def _apply(rules: list[tuple[re.Pattern[str], str]], name: str) -> str:
+    for pattern, replacement in rules:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+TIMM = Adapter(
+    "timm",
+    (
+        ("norm.weight", "bn.weight"),
+        ("norm.bias", "bn.bias"),
+        ("norm.running_mean", "bn.running_mean"),
+        ("norm.running_var", "bn.running_var"),
+        ("norm.num_batches_tracked", "bn.num_batches_tracked"),
+        ("stages.#.1.bn", "stages.#.1.norm"),  # the block's LayerNorm is no batch-norm
+        ("expand", "conv1_1x1"),
+        ("depthwise", "conv2_kxk"),
+        ("project", "conv3_1x1"),
+        ("local", "conv_kxk"),
+        ("to_tokens", "conv_1x1"),
+        ("from_tokens", "conv_proj"),
+        ("fuse", "conv_fusion"),
+        ("attention.qkv", "attn.qkv"),
+        ("attention.out", "attn.proj"),
+        ("ffn_in", "mlp.fc1"),
+        ("ffn_out", "mlp.fc2"),
+        ("final", "final_conv"),
+        ("head", "head.fc"),
+    ),
+)
+
+TRANSFORMERS = Adapter(
+    "transformers",
+    (
+        ("stages.#.1.norm", "stages.#.1.layernorm"),
+        ("norm", "normalization"),
+        ("conv", "convolution"),
+        ("expand", "expand_1x1"),
+        ("depthwise", "conv_3x3"),
+        ("project", "reduce_1x1"),
+        ("local", "conv_kxk"),
+        ("to_tokens", "conv_1x1.convolution"),
+        ("from_tokens", "conv_projection"),
+        ("fuse", "fusion"),
+        ("transformer.#", "transformer.layer.#"),
+        ("norm1", "layernorm_before"),
+        ("norm2", "layernorm_after"),
+        ("attention.query", "attention.attention.query"),
+        ("attention.key", "attention.attention.key"),
+        ("attention.value", "attention.attention.value"),
+        ("ffn_in", "intermediate.dense"),
+        ("ffn_out", "output.dense"),
+        ("attention.out", "attention.output.dense"),
+        ("stages.0.#", "mobilevit.encoder.layer.0.layer.#"),
+        ("stages.1.#", "mobilevit.encoder.layer.1.layer.#"),
+        ("stages.2.1", "mobilevit.encoder.layer.2"),
+        ("stages.3.1", "mobilevit.encoder.layer.3"),
+        ("stages.4.1", "mobilevit.encoder.layer.4"),
+        ("stages.2.0", "mobilevit.encoder.layer.2.downsampling_layer"),
+        ("stages.3.0", "mobilevit.encoder.layer.3.downsampling_layer"),
+        ("stages.4.0", "mobilevit.encoder.layer.4.downsampling_layer"),
+        ("stem", "mobilevit.conv_stem"),
+        ("final", "mobilevit.conv_1x1_exp"),
+        ("head", "classifier"),
+    ),
+    qkv=("query", "key", "value"),
+)

@@ -1,0 +1,77 @@
+"""The contract: what a network expects of a picture and what its outputs mean.
+
+It is data, needs no torch, and travels inside every checkpoint and every artefact.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from mobilevit.errors import UserError
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Contract:
+    """How to feed a network and how to read it.
+
+    A picture becomes an input like this: turn it upright (EXIF), make it RGB, resize its
+    shorter side to ``resize`` with ``interpolation``, crop ``size`` from the centre, divide by 255.
+
+    Attributes:
+        task: the task whose outputs these are, ``"classification"``.
+        class_names: one name for each output, in order.
+        size: height and width of the input, in pixels.
+        resize: length of the shorter side before the centre crop, in pixels.
+        interpolation: ``"bilinear"`` or ``"bicubic"``, antialiased, as Pillow does it.
+        channel_order: always ``"RGB"``.
+        value_range: always ``(0.0, 1.0)``; there is no further mean or standard deviation.
+        layout: always ``"NCHW"``, float32.
+        output: what the numbers that come out are, ``"logits"``.
+        version: version of this description.
+    """
+
+    task: str
+    class_names: tuple[str, ...]
+    size: tuple[int, int]
+    resize: int
+    interpolation: str = "bilinear"
+    channel_order: str = "RGB"
+    value_range: tuple[float, float] = (0.0, 1.0)
+    layout: str = "NCHW"
+    output: str = "logits"
+    version: int = VERSION
+
+    def to_json(self) -> str:
+        """Return the contract as one line of JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> Contract:
+        """Read a contract.
+
+        Args:
+            text: what ``to_json`` wrote.
+            source: the file it came from, for the error.
+
+        Raises:
+            UserError: when it is no contract, or one of a newer version.
+        """
+        try:
+            values: dict[str, Any] = json.loads(text)
+            version = values["version"]
+            if version > VERSION:
+                raise UserError(
+                    f"{source}: its contract has version {version}, this package reads up to "
+                    f"{VERSION}. Upgrade with: pip install -U mobilevit"
+                )
+            known = {field.name for field in fields(cls)}
+            values = {key: value for key, value in values.items() if key in known}
+            for key in ("class_names", "size", "value_range"):
+                values[key] = tuple(values[key])
+            return cls(**values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{source}: its contract cannot be read ({error!r}).") from error

@@ -1,0 +1,61 @@
+"""The networks, and the functions that make one by its name."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any, Literal, overload
+
+from mobilevit.errors import unknown
+from mobilevit.networks.mobilevit import VARIANTS, FeatureExtractor, MobileViT, MobileViTConfig
+
+__all__ = ["FeatureExtractor", "MobileViT", "MobileViTConfig", "create_model", "list_models"]
+
+
+@overload
+def create_model(
+    name: str, *, num_classes: int = ..., in_chans: int = ..., features_only: Literal[False] = ...,
+    **numbers: Any,
+) -> MobileViT: ...
+@overload
+def create_model(
+    name: str, *, num_classes: int = ..., in_chans: int = ..., features_only: Literal[True],
+    out_indices: Sequence[int] = ..., **numbers: Any,
+) -> FeatureExtractor: ...
+def create_model(
+    name: str,
+    *,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    features_only: bool = False,
+    out_indices: Sequence[int] = (0, 1, 2, 3, 4),
+    **numbers: Any,
+) -> MobileViT | FeatureExtractor:
+    """Make a network with random weights.
+
+    Args:
+        name: one of ``list_models()``.
+        num_classes: outputs of the classifier; 0 for none.
+        in_chans: channels of the input.
+        features_only: return the stages' feature maps instead of logits.
+        out_indices: which stages, with ``features_only``.
+        **numbers: any other field of ``MobileViTConfig``, for example ``patch_sizes=(8, 4, 2)``.
+
+    Raises:
+        UserError: for an unknown name or number, with the nearest right one.
+    """
+    if name not in VARIANTS:
+        raise unknown("model", name, VARIANTS)
+    known = [field.name for field in fields(MobileViTConfig)]
+    for number in numbers:
+        if number not in known:
+            raise unknown(f"number of {name}", number, known)
+    config = replace(VARIANTS[name], num_classes=num_classes, in_chans=in_chans, **numbers)
+    network = MobileViT(config)
+    return FeatureExtractor(network, out_indices) if features_only else network
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the names that ``create_model`` knows, those that match a shell pattern."""
+    return sorted(fnmatch.filter(VARIANTS, pattern))

@@ -1,0 +1,51 @@
+"""The inference form of a network: batch-norm folded, channels-last, one precision."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class InferenceNetwork(nn.Module):
+    """A network made ready to run; takes and gives float32 like the one it was made from."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network = network
+        self.dtype = dtype
+
+    @torch.inference_mode()
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.to(dtype=self.dtype, memory_format=torch.channels_last)
+        y: Tensor = self.network(x)
+        return y.float()
+
+
+def optimize(network: nn.Module, precision: str = "fp32") -> InferenceNetwork:
+    """Return a copy of a network that computes the same faster, and can no longer be trained.
+
+    Every batch-norm that follows a convolution is folded into it (``torch.nn.utils.fusion``),
+    the weights lie channels-last, and compute runs in ``precision``.
+
+    Args:
+        network: any of this package's networks; it is left as it was.
+        precision: ``"fp32"`` (same outputs to about 1e-6) or ``"bf16"`` (to about 1e-2).
+
+    Raises:
+        ValueError: for another precision.
+    """
+    if precision not in DTYPES:
+        raise ValueError(f"precision is one of {', '.join(DTYPES)}, not '{precision}'")
+    network = copy.deepcopy(network).eval().requires_grad_(False)
+    for module in network.modules():
+        conv, norm = getattr(module, "conv", None), getattr(module, "norm", None)
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            module.conv, module.norm = fuse_conv_bn_eval(conv, norm), nn.Identity()
+    dtype = DTYPES[precision]
+    network = network.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return InferenceNetwork(network, dtype)
