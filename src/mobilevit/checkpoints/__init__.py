@@ -1,0 +1,21 @@
+"""Saving and loading networks, and the names other libraries give their weights."""
+
+from mobilevit.checkpoints.adapters import TIMM, TRANSFORMERS, Adapter
+from mobilevit.checkpoints.files import (
+    Checkpoint,
+    architecture,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+
+__all__ = [
+    "TIMM",
+    "TRANSFORMERS",
+    "Adapter",
+    "Checkpoint",
+    "architecture",
+    "find_checkpoint",
+    "load_checkpoint",
+    "save_checkpoint",
+]

@@ -1,0 +1,79 @@
+"""MobileViT: train, evaluate, export and ship light-weight vision networks.
+
+The verbs are the same here and on the command line: ``train``, ``evaluate``, ``predict``,
+``export``, ``benchmark``, ``doctor``, ``demo``. Importing the package loads nothing heavy; torch
+comes in when something needs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mobilevit.checkpoints import load_checkpoint, save_checkpoint
+    from mobilevit.data.samplers import MultiScaleSampler
+    from mobilevit.deployment.contract import Contract
+    from mobilevit.deployment.runtimes import load_predictor
+    from mobilevit.errors import UserError
+    from mobilevit.networks import MobileViTConfig, create_model, list_models
+    from mobilevit.networks.inference import optimize
+    from mobilevit.training.recipe import Recipe, list_recipes, load_recipe
+    from mobilevit.verbs.benchmark import benchmark
+    from mobilevit.verbs.demo import demo
+    from mobilevit.verbs.doctor import doctor
+    from mobilevit.verbs.evaluate import evaluate
+    from mobilevit.verbs.export import export
+    from mobilevit.verbs.predict import predict
+    from mobilevit.verbs.train import train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Contract",
+    "MobileViTConfig",
+    "MultiScaleSampler",
+    "Recipe",
+    "UserError",
+    "benchmark",
+    "create_model",
+    "demo",
+    "doctor",
+    "evaluate",
+    "export",
+    "list_models",
+    "list_recipes",
+    "load_checkpoint",
+    "load_predictor",
+    "load_recipe",
+    "optimize",
+    "predict",
+    "save_checkpoint",
+    "train",
+]
+
+_HOMES = {
+    "mobilevit.checkpoints": ("load_checkpoint", "save_checkpoint"),
+    "mobilevit.data.samplers": ("MultiScaleSampler",),
+    "mobilevit.deployment.contract": ("Contract",),
+    "mobilevit.deployment.runtimes": ("load_predictor",),
+    "mobilevit.errors": ("UserError",),
+    "mobilevit.networks": ("MobileViTConfig", "create_model", "list_models"),
+    "mobilevit.networks.inference": ("optimize",),
+    "mobilevit.training.recipe": ("Recipe", "list_recipes", "load_recipe"),
+    **{
+        f"mobilevit.verbs.{verb}": (verb,)
+        for verb in ("benchmark", "demo", "doctor", "evaluate", "export", "predict", "train")
+    },
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module 'mobilevit' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

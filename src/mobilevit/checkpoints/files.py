@@ -1,0 +1,141 @@
+"""Checkpoints: safetensors with the architecture, the contract and the recipe inside.
+
+Layout of a file: the network's tensors under their own names; what training needs to go on, if it
+is there, under names that begin with ``training.``; in the header, each as JSON: ``architecture``,
+``contract``, ``recipe``, ``metrics`` and ``progress``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mobilevit.deployment.contract import Contract
+from mobilevit.errors import UserError, nearest
+from mobilevit.networks import MobileViT, create_model
+
+FORMAT = "mobilevit-1"
+TRAINING = "training."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        network: the network, in evaluation mode; RGB in [0, 1] (B, 3, H, W) to its outputs.
+        contract: how to feed and read it.
+        architecture: what ``create_model`` made it from, ``{"model": name, **numbers}``.
+        recipe: the recipe it was trained with, as nested plain Python.
+        metrics: what it reached, for example ``{"top1": 0.63}``.
+        progress: where training stood, empty in a file that cannot be resumed.
+        training: tensors of the training state, without their prefix.
+    """
+
+    network: MobileViT
+    contract: Contract
+    architecture: dict[str, Any]
+    recipe: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    progress: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Tensor] = field(default_factory=dict)
+
+
+def architecture(name: str, network: MobileViT) -> dict[str, Any]:
+    """Return what ``create_model`` needs to make an equal network."""
+    return {"model": name, **asdict(network.config), "num_classes": network.num_classes}
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint whole or not at all: beside its place, then renamed."""
+    tensors = {k: v.contiguous() for k, v in checkpoint.network.state_dict().items()}
+    tensors |= {TRAINING + k: v.contiguous() for k, v in checkpoint.training.items()}
+    header = {
+        "format": FORMAT,
+        "architecture": json.dumps(checkpoint.architecture),
+        "contract": checkpoint.contract.to_json(),
+        "recipe": json.dumps(checkpoint.recipe),
+        "metrics": json.dumps(checkpoint.metrics),
+        "progress": json.dumps(checkpoint.progress),
+    }
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(tensors, beside, header)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: str | Path, training: bool = False) -> Checkpoint:
+    """Read a checkpoint.
+
+    Args:
+        path: a ``.safetensors`` file, or a run folder (then its ``best.safetensors``).
+        training: read the training state too.
+
+    Raises:
+        UserError: when the file is missing, damaged, of another origin or does not fit its own
+            description.
+    """
+    path = find_checkpoint(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header: Mapping[str, str] = file.metadata() or {}
+            names = [k for k in file.keys() if training or not k.startswith(TRAINING)]  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: it cannot be read as safetensors ({error}).") from error
+    if header.get("format") != FORMAT:
+        raise UserError(f"{path}: it is a safetensors file, but no checkpoint of this package.")
+    try:
+        made_from = json.loads(header["architecture"])
+        recipe, metrics, progress = (
+            json.loads(header.get(key, "{}")) for key in ("recipe", "metrics", "progress")
+        )
+        network = create_model(made_from["model"], **_numbers(made_from))
+        network.load_state_dict({k: v for k, v in tensors.items() if not k.startswith(TRAINING)})
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: its weights do not fit its description ({error}).") from error
+    return Checkpoint(
+        network.eval(),
+        Contract.from_json(header.get("contract", "{}"), str(path)),
+        made_from,
+        recipe,
+        metrics,
+        progress,
+        {k.removeprefix(TRAINING): v for k, v in tensors.items() if k.startswith(TRAINING)},
+    )
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """Return the checkpoint file that a path means; a run folder means its best.
+
+    Raises:
+        UserError: when there is none, with the nearest name beside it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        best = path / "best.safetensors"
+        if not best.is_file():
+            raise UserError(f"{path}: the folder has no best.safetensors; is it a run folder?")
+        return best
+    if not path.is_file():
+        names = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise UserError(f"{path}: there is no such file.{nearest(path.name, names)}")
+    return path
+
+
+def _numbers(made_from: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in made_from.items()
+        if key != "model"
+    }

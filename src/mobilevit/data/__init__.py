@@ -1,0 +1,1 @@
+"""Pictures on disk: reading them, the folders they lie in, and what is wrong with them."""

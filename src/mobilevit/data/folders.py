@@ -1,0 +1,278 @@
+"""Folders of class folders: which picture has which label, and which side of the split it is on."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from mobilevit.data.decoding import EXTENSIONS
+from mobilevit.errors import UserError, nearest
+
+VAL_NAMES = ("val", "valid", "validation", "test")
+"""Names of the folder to validate on; where there are several, the first of these is taken."""
+
+_LAYOUT = (
+    "Arrange the pictures as DATA/<class>/<picture>, or as DATA/train/<class>/<picture> and "
+    "DATA/val/<class>/<picture>."
+)
+_CLUTTER = {"__macosx", "thumbs.db", "desktop.ini", "@eadir"}
+_FINGERPRINTED = 1 << 20
+_NUMBER = re.compile(r"(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A picture and the index of its class in ``Folders.class_names``."""
+
+    path: Path
+    label: int
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Labelled pictures, in two splits.
+
+    Attributes:
+        class_names: sorted; a class without pictures is among them.
+        train: the pictures to train on, by class and then by path.
+        val: the pictures to validate on, in the same order.
+        source: the folder they were found in.
+        ignored: files that are no pictures by their ending, and pictures outside a class folder.
+    """
+
+    class_names: tuple[str, ...]
+    train: tuple[Sample, ...]
+    val: tuple[Sample, ...]
+    source: Path
+    ignored: tuple[Path, ...] = ()
+
+
+def read_folders(data: str | Path, val_fraction: float = 0.2) -> Folders:
+    """Find the labelled pictures of a folder.
+
+    With ``train/`` and ``val/`` (or ``valid/``, ``validation/``, ``test/``; capitals do not
+    matter) in the folder, each holds one folder per class. With ``train/`` alone, or with class
+    folders right in ``data``, every picture is put on one side by a hash of its content: a new
+    picture moves no other, and copies of a picture stay on one side. Pictures may lie deeper in a
+    class folder; links are followed; hidden files are passed over.
+
+    Args:
+        data: the folder.
+        val_fraction: the share of pictures to validate on, between 0 and 1, where the folder has
+            no such split of its own.
+
+    Raises:
+        UserError: when the folder is missing or not arranged like that, has fewer than two
+            classes or no pictures, when ``val/`` has a class that ``train/`` has not, or when a
+            split comes out empty.
+    """
+    data = Path(data)
+    if not 0 < val_fraction < 1:
+        raise UserError(f"val_fraction is {val_fraction}; it must lie between 0 and 1.")
+    train, val = _find_splits(data)
+    classes, ignored = _read_classes(train)
+    names = _checked_names(train, classes, ignored)
+    samples = _samples(classes, names)
+    if val:
+        classes, loose = _read_classes(val)
+        for name in classes:
+            if name not in names:
+                raise UserError(
+                    f"{val / name}: '{name}' is a class to validate on, but none of the "
+                    f"{len(names)} to train on in {train}.{nearest(name, names)} "
+                    "Rename the folder, remove it, or add its pictures to train on."
+                )
+        kept, held_out = samples, _samples(classes, names)
+        ignored += loose
+        if not held_out:
+            raise UserError(
+                f"{val}: holds no pictures in class folders. Add some, or remove the folder: "
+                "a share of the pictures to train on is then held out."
+            )
+    else:
+        kept, held_out = _split(samples, val_fraction)
+        if not kept or not held_out:
+            raise UserError(
+                f"{train}: all of its {len(samples)} pictures fell on one side when a share of "
+                f"{val_fraction} was to be held out. Add pictures, change val_fraction, or make "
+                "train/ and val/ folders yourself."
+            )
+    if train != data:
+        ignored += _listing(data)[1]
+    return Folders(names, tuple(kept), tuple(held_out), data, tuple(ignored))
+
+
+def pictures(paths: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Find the pictures that files, folders and patterns name.
+
+    Args:
+        paths: files (taken whatever their ending), folders (searched to their depth), and
+            patterns like ``"photos/*.jpg"``.
+
+    Returns:
+        Each picture once, in natural order: ``2.jpg`` before ``10.jpg``.
+
+    Raises:
+        UserError: when one of ``paths`` names nothing, with the nearest name there is.
+    """
+    if isinstance(paths, (str, Path)):
+        paths = [paths]
+    found = {file for path in paths for file in _named(Path(path))}
+    return sorted(found, key=_natural)
+
+
+def fingerprint(path: Path, whole: bool = False) -> str:
+    """Return a hash of a file's size and of its first 1 MiB, or of all of it.
+
+    Raises:
+        OSError: when the file cannot be read.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        digest.update(str(os.fstat(file.fileno()).st_size).encode())
+        while block := file.read(_FINGERPRINTED):
+            digest.update(block)
+            if not whole:
+                break
+    return digest.hexdigest()
+
+
+def is_picture(path: Path) -> bool:
+    """Return whether a file counts as a picture, by its ending."""
+    return path.suffix.lower() in EXTENSIONS
+
+
+def _find_splits(data: Path) -> tuple[Path, Path | None]:
+    """Return the folder of the classes to train on, and the one to validate on if there is one."""
+    if not data.exists():
+        siblings = _listing(data.parent)[0] if data.parent.is_dir() else []
+        near = nearest(data.name, [folder.name for folder in siblings])
+        raise UserError(f"{data}: no such folder.{near}")
+    if not data.is_dir():
+        raise UserError(f"{data}: is a file, not a folder. {_LAYOUT}")
+    by_name = {folder.name.lower(): folder for folder in _listing(data)[0]}
+    val = next((by_name[name] for name in VAL_NAMES if name in by_name), None)
+    if "train" in by_name:
+        return by_name["train"], val
+    if val and by_name.keys() <= set(VAL_NAMES):
+        raise UserError(f"{data}: has '{val.name}' but no 'train' folder. {_LAYOUT}")
+    return data, None
+
+
+def _read_classes(root: Path) -> tuple[dict[str, list[Path]], list[Path]]:
+    """Return the pictures of each class folder, and every other file."""
+    folders, ignored = _listing(root)
+    classes: dict[str, list[Path]] = {}
+    for folder in folders:
+        files = sorted(_files(folder))
+        classes[folder.name] = [file for file in files if is_picture(file)]
+        ignored += [file for file in files if not is_picture(file)]
+    return classes, ignored
+
+
+def _checked_names(
+    root: Path, classes: dict[str, list[Path]], ignored: Sequence[Path]
+) -> tuple[str, ...]:
+    """Return the names of the classes, or say what is wrong with the folder."""
+    names = tuple(classes)
+    if not names:
+        loose = sum(map(is_picture, ignored))
+        what = f"{loose} pictures lie loose in it" if loose else "it is empty"
+        raise UserError(f"{root}: has no class folders, {what}. {_LAYOUT}")
+    if len(names) == 1:
+        inner = root / names[0]
+        deeper = f" Did you mean '{inner}'?" if len(_listing(inner)[0]) > 1 else ""
+        raise UserError(
+            f"{root}: has one class only, '{names[0]}'; it takes two to tell apart.{deeper} "
+            f"{_LAYOUT}"
+        )
+    if not any(classes.values()):
+        raise UserError(
+            f"{root}: its {len(names)} class folders hold no pictures, that is, no files that "
+            f"end in {', '.join(sorted(EXTENSIONS))}."
+        )
+    return names
+
+
+def _samples(classes: dict[str, list[Path]], names: Sequence[str]) -> list[Sample]:
+    labels = {name: label for label, name in enumerate(names)}
+    return [Sample(path, labels[name]) for name, paths in classes.items() for path in paths]
+
+
+def _split(samples: Sequence[Sample], val_fraction: float) -> tuple[list[Sample], list[Sample]]:
+    """Put each sample on one side by its content alone."""
+    with ThreadPoolExecutor() as pool:
+        places = list(pool.map(_place, (sample.path for sample in samples)))
+    sides: tuple[list[Sample], list[Sample]] = ([], [])
+    for sample, place in zip(samples, places, strict=True):
+        sides[place < val_fraction].append(sample)
+    return sides
+
+
+def _place(path: Path) -> float:
+    """Return the place of a picture in [0, 1), the same wherever it lies."""
+    try:
+        digest = fingerprint(path)
+    except OSError:  # such a file is reported, and left out, when the pictures are scanned
+        digest = hashlib.blake2b(path.name.encode(errors="surrogateescape")).hexdigest()
+    return int(digest[:13], 16) / 16**13
+
+
+def _listing(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the folders and the files right in a folder, sorted, without hidden ones."""
+    entries = sorted(path for path in folder.iterdir() if not _is_clutter(path.name))
+    folders = [path for path in entries if path.is_dir()]
+    return folders, [path for path in entries if not path.is_dir()]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and below, through links but never in a circle."""
+    seen: set[str] = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not _is_clutter(name)]
+        yield from (Path(root, name) for name in files if not _is_clutter(name))
+
+
+def _is_clutter(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _CLUTTER
+
+
+def _named(path: Path) -> list[Path]:
+    """Return the pictures that one file, folder or pattern names."""
+    if path.is_file():
+        return [path]
+    matches = [path]
+    if not path.is_dir():
+        matches = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207
+    files = [file for match in matches for file in (_files(match) if match.is_dir() else [match])]
+    found = [file for file in files if is_picture(file)]
+    if found:
+        return found
+    if matches:
+        raise UserError(
+            f"{path}: {len(files)} files, none of them a picture. "
+            f"Pictures end in {', '.join(sorted(EXTENSIONS))}."
+        )
+    beside = list(path.parent.iterdir()) if path.parent.is_dir() else []
+    raise UserError(
+        f"{path}: no such file or folder.{nearest(path.name, [entry.name for entry in beside])}"
+    )
+
+
+def _natural(path: Path) -> list[list[str | int]]:
+    """Return a key that sorts numbers by their value, folder by folder."""
+    return [
+        [int(piece) if piece.isdecimal() else piece.lower() for piece in _NUMBER.split(part)]
+        for part in path.parts
+    ]

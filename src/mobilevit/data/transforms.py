@@ -1,0 +1,126 @@
+"""Training augmentation, and the datasets that apply it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import transforms
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
+
+from mobilevit.data.decoding import Picture, PictureError, read_picture
+from mobilevit.data.folders import Sample
+from mobilevit.data.samplers import SampleKey
+from mobilevit.deployment.contract import Contract
+from mobilevit.deployment.preprocess import preprocess
+from mobilevit.training.recipe import AugmentationConfig
+
+
+class TrainTransform:
+    """Random resized crop, flip and the optional policies, of a picture that is not yet decoded.
+
+    The crop is drawn first, so that large JPEGs are decoded at a half, a quarter or an eighth of
+    their size where the crop allows it. Every random number comes from torch's global generator.
+    """
+
+    def __init__(self, config: AugmentationConfig) -> None:
+        self.config = config
+        policies: list[v2.Transform] = [v2.RandomHorizontalFlip(config.flip)]
+        if config.randaugment:
+            policies.append(v2.RandAugment(num_ops=2, magnitude=config.randaugment))
+        if config.erase:
+            policies.append(v2.RandomErasing(config.erase))
+        self.policies = v2.Compose(policies)
+        self.mode = functional.InterpolationMode(config.interpolation)
+
+    def __call__(self, picture: Picture, size: int) -> Tensor:
+        """Return a (3, size, size) uint8 RGB tensor.
+
+        Raises:
+            PictureError: when the picture cannot be decoded.
+        """
+        shape = torch.empty(1, picture.height, picture.width, device="meta")
+        top, left, height, width = transforms.RandomResizedCrop.get_params(
+            shape, list(self.config.crop_scale), list(self.config.crop_ratio)
+        )
+        decoded = picture.decode(reduce=max(1.0, min(height, width) / size))
+        x = torch.from_numpy(np.array(decoded)).permute(2, 0, 1)
+        top, height = _scaled(top, height, decoded.height / picture.height)
+        left, width = _scaled(left, width, decoded.width / picture.width)
+        x = functional.resized_crop(
+            x, top, left, height, width, [size, size], self.mode, antialias=True
+        )
+        augmented: Tensor = self.policies(x)
+        return augmented
+
+
+class TrainDataset(Dataset[tuple[Tensor, int] | None]):
+    """Samples as (uint8 tensor (3, size, size), label), augmented with the key's own seed.
+
+    A picture that cannot be read any more gives ``None`` and a warning that names it.
+    """
+
+    def __init__(self, samples: Sequence[Sample], transform: TrainTransform) -> None:
+        self.samples = samples
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: SampleKey) -> tuple[Tensor, int] | None:
+        sample = self.samples[key]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key.seed)
+            return _or_none(lambda: (self.transform(Picture(sample.path), key.size), sample.label))
+
+
+class EvalDataset(Dataset[tuple[Tensor, int] | None]):
+    """Samples as the contract wants them, (float32 tensor (3, H, W) in [0, 1], label)."""
+
+    def __init__(self, samples: Sequence[Sample], contract: Contract) -> None:
+        self.samples = samples
+        self.contract = contract
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | None:
+        sample = self.samples[index]
+        return _or_none(
+            lambda: (
+                torch.from_numpy(preprocess(read_picture(sample.path), self.contract)),
+                sample.label,
+            )
+        )
+
+
+def collate(samples: Sequence[tuple[Tensor, int] | None]) -> tuple[Tensor, Tensor]:
+    """Stack samples into (B, 3, H, W) and (B,), without those that could not be read.
+
+    Raises:
+        PictureError: when none of them could.
+    """
+    readable = [sample for sample in samples if sample is not None]
+    if not readable:
+        raise PictureError("no picture of a whole batch can be read any more; is the disk gone?")
+    pictures, labels = zip(*readable)
+    return torch.stack(pictures), torch.tensor(labels)
+
+
+def _or_none(make: Callable[[], tuple[Tensor, int]]) -> tuple[Tensor, int] | None:
+    try:
+        return make()
+    except PictureError as error:
+        warnings.warn(f"left out: {error}", stacklevel=2)
+        return None
+
+
+def _scaled(start: int, length: int, scale: float) -> tuple[int, int]:
+    """Scale an interval of pixels to a picture of another size; at least one pixel is left."""
+    first = int(start * scale)
+    return first, max(1, round((start + length) * scale) - first)

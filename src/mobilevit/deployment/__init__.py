@@ -1,0 +1,1 @@
+"""Leaving the training framework: the contract, the formats, and the proof that they agree."""

@@ -1,0 +1,28 @@
+"""What a network can be for. Each task is a folder; the verbs know only ``Task``."""
+
+from __future__ import annotations
+
+from mobilevit.errors import unknown
+from mobilevit.tasks.base import Metric, Prediction, Task
+
+__all__ = ["Metric", "Prediction", "Task", "get_task", "list_tasks"]
+
+_TASKS = ("classification",)
+
+
+def get_task(name: str) -> Task:
+    """Return a task by its name.
+
+    Raises:
+        UserError: for an unknown name, with the nearest right one.
+    """
+    if name not in _TASKS:
+        raise unknown("task", name, _TASKS)
+    from mobilevit.tasks.classification import Classification
+
+    return Classification()
+
+
+def list_tasks() -> list[str]:
+    """Return the names that ``get_task`` knows."""
+    return list(_TASKS)

@@ -1,0 +1,279 @@
+"""The one training function, for every task."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from mobilevit.checkpoints import Checkpoint, architecture, load_checkpoint, save_checkpoint
+from mobilevit.data.folders import Folders
+from mobilevit.data.samplers import MultiScaleSampler
+from mobilevit.data.scan import usable_cores
+from mobilevit.deployment.contract import Contract
+from mobilevit.errors import UserError
+from mobilevit.networks import MobileViT, create_model
+from mobilevit.networks.inference import optimize
+from mobilevit.tasks.base import Metric, Task
+from mobilevit.training.display import Display
+from mobilevit.training.recipe import Recipe
+from mobilevit.training.run_folder import RunFolder
+from mobilevit.training.schedule import averaged, learning_rate
+from mobilevit.training.state import Progress, data_hash, restore_tensors, training_tensors
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def fit(
+    fabric: Fabric,
+    task: Task,
+    recipe: Recipe,
+    folders: Folders,
+    run: RunFolder,
+    saved: Checkpoint | None = None,
+    weights: Checkpoint | None = None,
+    display: Display | None = None,
+) -> None:
+    """Train from the first step, or the one after ``saved``, to the last.
+
+    The random numbers of a step are a function of the seed, the step and the process, so that a
+    run that is taken up again is the run that was interrupted.
+
+    Args:
+        fabric: the engine, launched.
+        task: what is learnt.
+        recipe: how.
+        folders: the pictures.
+        run: where everything is written, by the first process.
+        saved: the training state to go on from.
+        weights: a network to start from.
+        display: shows what happens; none: nothing is shown.
+
+    Raises:
+        UserError: when the pictures are not those ``saved`` was trained on, or the loss is not
+            finite.
+    """
+    display = display or Display(enabled=False)
+    contract = Contract(
+        task=task.name,
+        class_names=folders.class_names,
+        size=(recipe.data.size, recipe.data.size),
+        resize=recipe.eval_resize,
+        interpolation=recipe.augmentation.interpolation,
+    )
+    side = task.training(recipe, folders.class_names)
+    torch.manual_seed(recipe.training.seed)
+    raw = _network(recipe, contract, weights)
+    described = architecture(recipe.model.model, raw)
+    raw = raw.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = averaged(raw, recipe.optimizer.ema_decay)
+    evaluated: MobileViT = average.module if recipe.optimizer.ema_decay else raw  # type: ignore[assignment]
+    optimizer = _optimizer(recipe, raw)
+    progress = Progress(data=data_hash(folders.train, folders.source))
+    if saved is not None:
+        progress = _restored(saved, progress.data, raw, evaluated, optimizer, run)
+        average.n_averaged.fill_(progress.updates)
+    fabric.strategy.precision.load_state_dict(progress.scaler)
+    network, stepper = fabric.setup(
+        torch.compile(raw) if recipe.training.compile else raw, optimizer
+    )
+    sampler = MultiScaleSampler(
+        len(folders.train),
+        recipe.training.batch_size,
+        recipe.train_sizes,
+        recipe.data.size,
+        recipe.data.anchor,
+        fabric.world_size,
+        fabric.global_rank,
+        recipe.training.seed,
+    )
+    workers = recipe.data.workers
+    loading: dict[str, Any] = {
+        "num_workers": min(usable_cores(), 8) if workers is None else workers,
+        "collate_fn": side.collate,
+        "pin_memory": fabric.device.type == "cuda",
+    }
+    loader = DataLoader(
+        side.train_dataset(folders.train),
+        batch_sampler=sampler,
+        persistent_workers=loading["num_workers"] > 0,
+        **loading,
+    )
+    val_loader = DataLoader(
+        side.eval_dataset(folders.val[fabric.global_rank :: fabric.world_size], contract),
+        batch_size=min(recipe.training.batch_size, 64),
+        **loading,
+    )
+
+    def checkpoint(metrics: dict[str, Any], resumable: bool) -> Checkpoint:
+        progress.scaler = fabric.strategy.precision.state_dict()
+        return Checkpoint(
+            evaluated,
+            contract,
+            described,
+            recipe.to_dict(),
+            metrics,
+            progress.to_dict() if resumable else {},
+            training_tensors(raw, optimizer) if resumable else {},
+        )
+
+    if fabric.is_global_zero:
+        run.begin(recipe, folders.source, progress.epoch)
+    with display.running(recipe, folders, described["model"], fabric):
+        while progress.epoch < recipe.training.epochs:
+            sampler.set_epoch(progress.epoch, progress.step)
+            display.epoch(progress.epoch, sampler.steps, progress.step)
+            sums = torch.tensor(progress.sums, device=fabric.device)  # loss, right, seen
+            network.train()
+            started = time.perf_counter()
+            for batch, step in zip(loader, sampler.steps[progress.step :]):
+                torch.manual_seed(
+                    _seed(recipe.training.seed, progress.updates, fabric.global_rank)
+                )
+                rate = learning_rate(recipe, progress.samples, len(folders.train))
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                pictures, targets = side.prepare(*fabric.to_device(batch))
+                if progress.updates == 0 and fabric.is_global_zero:
+                    side.draw_batch(run.batch, pictures, targets)
+                parts = recipe.training.accumulate
+                parts = list(zip(pictures.chunk(parts), targets.chunk(parts)))
+                for i, (x, target) in enumerate(parts):
+                    with fabric.no_backward_sync(network, enabled=i < len(parts) - 1):
+                        outputs = network(x)
+                        loss = side.loss(outputs, target)
+                        fabric.backward(loss * (fabric.world_size / step.count))
+                    right = side.score(outputs, target)
+                    sums += torch.stack((loss.detach(), right, right.new_tensor(len(x))))
+                if recipe.optimizer.clip_norm:
+                    fabric.clip_gradients(network, stepper, max_norm=recipe.optimizer.clip_norm)
+                stepper.step()
+                stepper.zero_grad()
+                if recipe.optimizer.ema_decay:
+                    average.update_parameters(raw)
+                progress.step += 1
+                progress.updates += 1
+                progress.samples += step.count
+                display.step(sums, rate, step)
+                if progress.updates % recipe.training.save_steps == 0 and fabric.is_global_zero:
+                    progress.sums = _finite(sums, progress)
+                    now = time.perf_counter()
+                    progress.seconds, started = progress.seconds + now - started, now
+                    save_checkpoint(run.last, checkpoint({}, resumable=True))
+            progress.seconds += time.perf_counter() - started
+
+            loss_sum, right_sum, seen = _finite(fabric.all_reduce(sums, reduce_op="sum"), progress)
+            metric = _evaluate(fabric, evaluated, val_loader, task.metric(contract))
+            results = metric.compute()
+            better = results[task.primary] > progress.best
+            progress.best = max(progress.best, results[task.primary])
+            row = {
+                "epoch": progress.epoch + 1,
+                "updates": progress.updates,
+                "samples": progress.samples,
+                "seconds": round(progress.seconds, 2),
+                "lr": learning_rate(recipe, progress.samples, len(folders.train)),
+                "train_loss": loss_sum / seen,
+                f"train_{task.primary}": right_sum / seen,
+                **{f"val_{key}": v for key, v in results.items() if isinstance(v, float)},
+            }
+            progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, [0.0, 0.0, 0.0]
+            if fabric.is_global_zero:
+                metrics = {**results, "epoch": row["epoch"], "seconds": row["seconds"]}
+                if better:
+                    save_checkpoint(run.best, checkpoint(metrics, resumable=False))
+                run.append(row)
+                save_checkpoint(run.last, checkpoint(metrics, resumable=True))
+            fabric.log_dict({k: v for k, v in row.items() if k != "epoch"}, step=row["epoch"])
+            display.finish_epoch(row, better)
+            fabric.barrier()
+
+
+def _network(recipe: Recipe, contract: Contract, weights: Checkpoint | None) -> MobileViT:
+    numbers: dict[str, Any] = {
+        key: value
+        for key, value in dataclasses.asdict(recipe.model).items()
+        if key != "model" and value is not None
+    }
+    network = create_model(
+        recipe.model.model, num_classes=len(contract.class_names), **numbers
+    )
+    if weights is not None:
+        theirs = weights.network.state_dict()
+        if weights.contract.class_names != contract.class_names:
+            theirs |= {k: v for k, v in network.state_dict().items() if k.startswith("head.")}
+        try:
+            network.load_state_dict(theirs)
+        except RuntimeError as error:
+            raise UserError(
+                f"the weights are of {weights.architecture['model']} and do not fit "
+                f"{recipe.model.model} as the recipe has it ({error})."
+            ) from error
+    return network
+
+
+def _optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.AdamW:
+    """Return AdamW; where norms and biases are not decayed, these are the one-dimensional ones."""
+    decayed = [p for p in network.parameters() if p.ndim > 1 or recipe.optimizer.decay_norms]
+    free = [p for p in network.parameters() if not (p.ndim > 1 or recipe.optimizer.decay_norms)]
+    groups: list[dict[str, Any]] = [{"params": decayed}]
+    if free:
+        groups.append({"params": free, "weight_decay": 0.0})
+    return torch.optim.AdamW(
+        groups, lr=recipe.optimizer.lr, weight_decay=recipe.optimizer.weight_decay, fused=True
+    )
+
+
+def _restored(
+    saved: Checkpoint,
+    data: str,
+    raw: MobileViT,
+    evaluated: MobileViT,
+    optimizer: torch.optim.Optimizer,
+    run: RunFolder,
+) -> Progress:
+    if saved.progress["data"] != data:
+        raise UserError(
+            f"{run.last}: it was trained on other pictures than the folder has now. To start "
+            "anew from its weights use weights= (--weights) instead of resume."
+        )
+    evaluated.load_state_dict(saved.network.state_dict())
+    restore_tensors(saved.training, raw, optimizer)
+    return Progress(**saved.progress)
+
+
+def _evaluate(
+    fabric: Fabric, network: MobileViT, loader: DataLoader[Any], metric: Metric
+) -> Metric:
+    """Run the inference form over the pictures of all processes."""
+    network_ = optimize(network)
+    for pictures, targets in loader:
+        outputs = network_(fabric.to_device(pictures))
+        metric.update(outputs.cpu().numpy(), targets.numpy())
+    if fabric.world_size > 1:
+        metrics: list[Any] = [None] * fabric.world_size
+        torch.distributed.all_gather_object(metrics, metric)
+        metric, *others = metrics
+        for other in others:
+            metric.merge(other)
+    return metric
+
+
+def _seed(seed: int, update: int, rank: int) -> int:
+    return hash((seed, update, rank)) & (2**63 - 1)
+
+
+def _finite(sums: Tensor, progress: Progress) -> list[float]:
+    """Return the epoch's sums as numbers, and refuse a loss that is none."""
+    if not torch.isfinite(sums).all():
+        raise UserError(
+            f"the loss is not finite in epoch {progress.epoch + 1} (step {progress.updates}). "
+            "Try a lower lr, clip_norm=1, or precision=fp32; the last saved state is kept."
+        )
+    values: list[float] = sums.tolist()
+    return values

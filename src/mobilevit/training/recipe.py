@@ -1,0 +1,290 @@
+"""The recipe: everything that decides how a network is trained, as typed dataclasses.
+
+YAML files, command-line flags and keyword arguments are made from these classes; a default stands
+here and nowhere else. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from mobilevit.errors import UserError, nearest, unknown
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network."""
+
+    model: str = "mobilevit_xxs"
+    """Name of the network, of `mobilevit models`."""
+    patch_sizes: tuple[int, int, int] = (2, 2, 2)
+    """Side of the patches in the last three stages; the paper's faster variant is 8 4 2."""
+    dropout: float | None = None
+    """Rate inside the transformers; none given: the paper's for this network."""
+    head_dropout: float | None = None
+    """Rate before the classifier; none given: the paper's."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which sizes, and how pictures are read."""
+
+    size: int = 256
+    """Side of the picture in evaluation and base size in training, in pixels."""
+    sizes: tuple[int, ...] = ()
+    """Sides the multi-scale sampler draws from; none given: `size` alone."""
+    anchor: Literal["base", "largest"] = "base"
+    """Whether `batch_size` is meant at `size` or at the largest of `sizes`."""
+    resize: int | None = None
+    """Shorter side before the centre crop in evaluation; none given: 9/8 of `size`."""
+    val_fraction: float = 0.2
+    """Share held back from a folder without train/ and val/."""
+    workers: int | None = None
+    """Processes that read pictures; none given: one for each core, 8 at the most."""
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """What training pictures go through (paper: crop and flip only)."""
+
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Smallest and largest share of the picture that a random crop covers."""
+    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
+    """Narrowest and widest crop, width over height."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """Kernel of every resize, in training and evaluation."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    randaugment: int = 0
+    """Magnitude of RandAugment (two operations, 0 to 30); 0: off."""
+    erase: float = 0.0
+    """Probability of erasing a rectangle."""
+    mixup: float = 0.0
+    """Alpha of mixup; 0: off."""
+    cutmix: float = 0.0
+    """Alpha of CutMix; 0: off. With mixup too, each batch gets one of the two."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW, warm-up and cosine, counted in samples (paper, section 4.1)."""
+
+    lr: float = 2e-3
+    """Learning rate after the warm-up."""
+    min_lr: float | None = None
+    """Learning rate at the start of the warm-up and at the end; none given: a tenth of `lr`."""
+    warmup_epochs: float = 2.4
+    """Length of the warm-up; 2.4 epochs are the paper's 3,000 iterations of ImageNet."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay."""
+    decay_norms: bool = True
+    """Decay normalisation weights and biases too, as the paper's code does."""
+    clip_norm: float = 0.0
+    """Largest gradient norm; 0: not clipped."""
+    label_smoothing: float = 0.1
+    """Share of the target spread over all classes."""
+    ema_decay: float = 0.9995
+    """Decay of the averaged weights that are evaluated and saved; 0: no averaging."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long, how large, on what."""
+
+    epochs: int = 300
+    """Passes over the training pictures."""
+    batch_size: int = 1024
+    """Pictures in an optimiser step at the anchor size, over all processes."""
+    accumulate: int = 1
+    """Parts in which a process computes its share of a step, to save memory."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Autocast precision; auto: bf16 where the processor has it, else fp32."""
+    compile: bool = False
+    """Compile the network; pays for long runs at one size."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    seed: int = 0
+    """Seed of everything random."""
+    save_steps: int = 500
+    """Steps between two saves of the training state, besides the one after each epoch."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All of it. Every field of every section has its own name, so flags need no prefix."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    @property
+    def eval_resize(self) -> int:
+        """Shorter side before the centre crop, in pixels."""
+        return self.data.resize or round(self.data.size * 9 / 8)
+
+    @property
+    def train_sizes(self) -> tuple[int, ...]:
+        """Sides of the training pictures, in pixels."""
+        return self.data.sizes or (self.data.size,)
+
+    @property
+    def min_lr(self) -> float:
+        """Learning rate at both ends of the schedule."""
+        optimizer = self.optimizer
+        return optimizer.lr / 10 if optimizer.min_lr is None else optimizer.min_lr
+
+    def override(self, **values: Any) -> Recipe:
+        """Return a copy with some fields changed, by their own names: ``override(epochs=3)``.
+
+        Raises:
+            UserError: for an unknown name, with the nearest right one, or a value of a wrong type.
+        """
+        owners = {f.name: section.name for section in fields(self) for f in _fields(section.name)}
+        changed: dict[str, dict[str, Any]] = {}
+        for name, value in values.items():
+            if name not in owners:
+                raise unknown("setting", name, owners)
+            changed.setdefault(owners[name], {})[name] = value
+        return self._update(changed, "the settings given")
+
+    def _update(self, sections: Mapping[str, Any], source: str) -> Recipe:
+        recipe = self
+        for name, values in sections.items():
+            known = [f.name for f in fields(self)]
+            if name not in known:
+                raise UserError(f"{source}: unknown section '{name}'.{nearest(name, known)}")
+            types_ = typing.get_type_hints(type(getattr(self, name)))
+            checked = {}
+            for key, value in (values or {}).items():
+                if key not in types_:
+                    raise UserError(f"{source}: unknown key '{name}.{key}'.{nearest(key, types_)}")
+                checked[key] = _checked(value, types_[key], f"{source}: {name}.{key}")
+            recipe = replace(recipe, **{name: replace(getattr(recipe, name), **checked)})
+        return recipe.validated(source)
+
+    def validated(self, source: str) -> Recipe:
+        """Return the recipe itself.
+
+        Raises:
+            UserError: for numbers that make no sense, naming them.
+        """
+        t, o, d, a = self.training, self.optimizer, self.data, self.augmentation
+        for name, value, low, high in (
+            ("epochs", t.epochs, 1, None),
+            ("batch_size", t.batch_size, 2, None),
+            ("accumulate", t.accumulate, 1, None),
+            ("save_steps", t.save_steps, 1, None),
+            ("size", d.size, 32, None),
+            *(("sizes", size, 32, None) for size in d.sizes),
+            ("resize", self.eval_resize, d.size, None),
+            ("val_fraction", d.val_fraction, 0.01, 0.9),
+            ("lr", o.lr, 0, None),
+            ("ema_decay", o.ema_decay, 0, 0.999999),
+            ("label_smoothing", o.label_smoothing, 0, 0.99),
+            ("crop_scale", a.crop_scale[0], 0.001, a.crop_scale[1]),
+            ("crop_scale", a.crop_scale[1], 0.001, 1),
+            ("flip", a.flip, 0, 1),
+            ("erase", a.erase, 0, 1),
+            ("randaugment", a.randaugment, 0, 30),
+        ):
+            if value < low or (high is not None and value > high):
+                bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+                raise UserError(f"{source}: {name} is {value}, it must be {bounds}.")
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as nested plain Python."""
+        return {
+            section: {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+            for section, values in asdict(self).items()
+        }
+
+    def to_yaml(self) -> str:
+        """Return the recipe as YAML."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str) -> Recipe:
+        """Make a recipe of nested plain Python; what is not named keeps its default.
+
+        Raises:
+            UserError: for an unknown section or key, with the nearest right one, or a wrong type.
+        """
+        return cls()._update(values, source)
+
+
+def list_recipes() -> list[str]:
+    """Return the names of the recipes that come with the package."""
+    folder = resources.files("mobilevit.recipes")
+    return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+def load_recipe(name: str | Path) -> Recipe:
+    """Read a recipe: one that comes with the package by its name, or a YAML file.
+
+    Raises:
+        UserError: when there is none of that name, or the file is no recipe.
+    """
+    if str(name).endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"{path}: there is no such recipe file.")
+        text = path.read_text(encoding="utf-8")
+    elif str(name) in list_recipes():
+        text = (resources.files("mobilevit.recipes") / f"{name}.yaml").read_text(encoding="utf-8")
+    else:
+        raise unknown("recipe", str(name), list_recipes())
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{name}: this is no YAML ({error}).") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{name}: a recipe is sections of keys, not {type(values).__name__}.")
+    return Recipe.from_dict(values, str(name))
+
+
+def _fields(section: str) -> tuple[Any, ...]:
+    return fields(_SECTIONS[section])
+
+
+_SECTIONS = {
+    name: hint for name, hint in typing.get_type_hints(Recipe).items() if is_dataclass(hint)
+}
+
+
+def _checked(value: Any, hint: Any, where: str) -> Any:
+    """Return a value as its field's type wants it, or say what it should have been."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _checked(value, args[0], where)
+    if origin is Literal:
+        if value in args:
+            return value
+        raise UserError(f"{where} is {value!r}, it must be one of {', '.join(args)}.")
+    if origin is tuple:
+        if isinstance(value, (list, tuple)):
+            inner = args[:1] * len(value) if args[-1] is Ellipsis else args
+            if len(inner) == len(value):
+                return tuple(_checked(v, h, where) for v, h in zip(value, inner))
+        wanted = "numbers" if args[-1] is Ellipsis else f"{len(args)} numbers"
+        raise UserError(f"{where} is {value!r}, it must be a list of {wanted}.")
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    raise UserError(f"{where} is {value!r}, it must be of type {hint.__name__}.")

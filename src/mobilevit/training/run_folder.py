@@ -1,0 +1,111 @@
+"""The run folder: what training leaves behind.
+
+::
+
+    best.safetensors   the network of the best epoch: weights, architecture, contract, recipe
+    last.safetensors   the newest state; `train --resume` goes on from it
+    recipe.yaml        every setting of the run
+    run.json           the pictures' folder, versions, machine
+    metrics.jsonl      one line of JSON an epoch
+    tensorboard/       the same for TensorBoard
+    batch.png          the first training batch as the network saw it
+    curves.png         loss and metric, train and val
+    confusion.png, mistakes.png   of the best network on val (classification)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mobilevit.errors import UserError
+from mobilevit.training.recipe import Recipe
+
+
+class RunFolder:
+    """A run folder on disk; make one with ``fresh`` or ``existing``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.best = path / "best.safetensors"
+        self.last = path / "last.safetensors"
+        self.metrics = path / "metrics.jsonl"
+        self.batch = path / "batch.png"
+        self.curves = path / "curves.png"
+
+    @classmethod
+    def fresh(cls, output: str | Path | None, data: Path, model: str) -> RunFolder:
+        """Choose a new run folder; nothing that exists is touched.
+
+        Raises:
+            UserError: when ``output`` is there already and not empty.
+        """
+        if output is None:
+            stem = f"runs/{data.resolve().name}-{model}"
+            path, number = Path(stem), 2
+            while path.exists():
+                path, number = Path(f"{stem}-{number}"), number + 1
+            return cls(path)
+        path = Path(output)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(
+                f"{path}: it exists and is not empty. Choose another output, or go on with an "
+                f"interrupted run by resume={path} (--resume {path})."
+            )
+        return cls(path)
+
+    @classmethod
+    def existing(cls, path: Path) -> RunFolder:
+        """Open the folder of a run that was interrupted.
+
+        Raises:
+            UserError: when there is no training state in it.
+        """
+        folder = cls(path)
+        if not folder.last.is_file():
+            raise UserError(f"{path}: there is no last.safetensors in it to resume from.")
+        return folder
+
+    @property
+    def data(self) -> Path:
+        """The folder of pictures the run was trained on."""
+        return Path(json.loads((self.path / "run.json").read_text(encoding="utf-8"))["data"])
+
+    def begin(self, recipe: Recipe, data: Path, epoch: int) -> None:
+        """Write what is known before training; forget the metrics of epochs to be done again."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        _write(self.path / "recipe.yaml", recipe.to_yaml())
+        facts = {
+            "data": str(data.resolve()),
+            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "python": sys.version.split()[0],
+            "machine": platform.machine(),
+            **{name: version(name) for name in ("mobilevit", "torch", "torchvision", "pillow")},
+        }
+        _write(self.path / "run.json", json.dumps(facts, indent=2, ensure_ascii=False))
+        _write(self.metrics, "".join(json.dumps(row) + "\n" for row in self.rows()[:epoch]))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the metrics of the epochs so far."""
+        if not self.metrics.is_file():
+            return []
+        lines = self.metrics.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add the metrics of an epoch."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)

@@ -1,0 +1,267 @@
+"""Is this machine ready, and is this data set: the verb ``doctor``."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilevit.data.folders import read_folders
+from mobilevit.data.scan import Finding, Scan, scan, usable_cores
+from mobilevit.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+EXTRAS = {
+    "train": ("lightning-fabric", "matplotlib", "tensorboard"),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "demo": ("scikit-learn",),
+}
+"""The optional libraries, by the extra of this package that installs them."""
+
+_CORE = ("torch", "torchvision", "numpy", "pillow", "pyyaml", "safetensors", "rich", "tyro")
+_VERBS = {
+    "train": ("train",),
+    "evaluate, predict, benchmark (.safetensors)": (),
+    "evaluate, predict, benchmark (.onnx)": ("onnx",),
+    "export --format onnx": ("onnx",),
+    "doctor, models": (),
+    "demo": ("train", "onnx", "demo"),
+}
+_MARKS = {"error": "[bold red]error[/]", "warning": "[yellow]warning[/]", "info": "[cyan]info[/]"}
+_FILES_SHOWN = 5
+_CLASSES_SHOWN = 30
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this machine is, and what it can do.
+
+    Attributes:
+        python: version of Python.
+        system: name and version of the operating system.
+        cpu: model of the processor.
+        cores: logical cores this process may use.
+        memory: bytes of main memory, or ``None`` where the system does not tell.
+        devices: the accelerators that torch sees.
+        versions: of the libraries; ``None`` for one that is not installed.
+        extras: whether everything of an extra is installed.
+        verbs: ``None`` for what works here, else the pip line that makes it work.
+    """
+
+    python: str
+    system: str
+    cpu: str
+    cores: int
+    memory: int | None
+    devices: tuple[str, ...]
+    versions: dict[str, str | None]
+    extras: dict[str, bool]
+    verbs: dict[str, str | None]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the doctor found.
+
+    Attributes:
+        machine: this machine.
+        data: the data set that was looked at, if any.
+        scan: its pictures; ``None`` where there are none to look at.
+        problems: findings besides those of the scan.
+    """
+
+    machine: Machine
+    data: str | None = None
+    scan: Scan | None = None
+    problems: tuple[Finding, ...] = ()
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Everything found, errors of the machine and of the layout first."""
+        return self.problems + (self.scan.findings if self.scan else ())
+
+    @property
+    def ok(self) -> bool:
+        """Whether no finding is an error."""
+        return all(finding.severity != "error" for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values for JSON."""
+        scanned = self.scan.to_dict() if self.scan else {}
+        return {
+            "ok": self.ok,
+            "machine": asdict(self.machine),
+            "data": self.data,
+            **scanned,
+            "findings": [asdict(finding) for finding in self.findings],
+        }
+
+    def print(self, console: Console | None = None) -> None:
+        """Show the report as tables."""
+        from rich.console import Console
+        from rich.text import Text
+
+        console = console or Console()
+        for table in _machine_tables(self.machine):
+            console.print(table)
+        if self.scan:
+            console.print(_class_table(self.scan))
+            if sizes := self.scan.sizes:
+                for side, (least, middle, most) in asdict(sizes).items():
+                    console.print(f"{side}: {least} to {most} pixels, median {middle}")
+        for finding in self.findings:
+            line = Text.from_markup(_MARKS[finding.severity])
+            console.print(line.append(f" {finding.check}: ").append(finding.message))
+            for path in finding.paths[:_FILES_SHOWN]:
+                console.print(Text(f"    {path}"), soft_wrap=True)
+            if (rest := len(finding.paths) - _FILES_SHOWN) > 0:
+                console.print(f"    and {rest:,} more")
+        if self.ok:
+            console.print("[green]Ready.[/]")
+
+
+def doctor(data: str | Path | None = None, progress: bool = True) -> Report:
+    """Look at this machine and, if given, at a folder of labelled pictures.
+
+    What is wrong with the folder is a finding of the report, not an exception.
+
+    Args:
+        data: a folder as ``read_folders`` takes it.
+        progress: show a bar while the pictures are read.
+    """
+    machine, problems = _examine_machine()
+    if data is None:
+        return Report(machine, problems=problems)
+    try:
+        folders = read_folders(data)
+    except UserError as error:
+        problems += (Finding("error", "layout", str(error), (str(data),)),)
+        return Report(machine, str(data), problems=problems)
+    return Report(machine, str(data), scan(folders, progress=progress), problems)
+
+
+def pip_line(extras: Sequence[str]) -> str:
+    """Return the command that installs some extras of this package."""
+    return f'pip install "mobilevit[{",".join(extras)}]"'
+
+
+def _examine_machine() -> tuple[Machine, tuple[Finding, ...]]:
+    optional = [name for names in EXTRAS.values() for name in names]
+    versions = {name: _version(name) for name in ("mobilevit", *_CORE, *optional)}
+    extras = {extra: all(versions[name] for name in names) for extra, names in EXTRAS.items()}
+    missing = {
+        verb: [extra for extra in needed if not extras[extra]] for verb, needed in _VERBS.items()
+    }
+    devices, problems = _devices() if versions["torch"] else ((), ())
+    if absent := [name for name in _CORE if not versions[name]]:
+        message = f"not installed: {', '.join(absent)}. Install with: pip install mobilevit"
+        problems += (Finding("error", "missing-library", message),)
+    machine = Machine(
+        python=platform.python_version(),
+        system=platform.platform(),
+        cpu=_cpu(),
+        cores=usable_cores(),
+        memory=_memory(),
+        devices=devices,
+        versions=versions,
+        extras=extras,
+        verbs={verb: pip_line(extras) if extras else None for verb, extras in missing.items()},
+    )
+    return machine, problems
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _devices() -> tuple[tuple[str, ...], tuple[Finding, ...]]:
+    """Return the accelerators, or why torch cannot be asked."""
+    try:
+        torch = import_module("torch")
+    except Exception as error:
+        message = f"torch is installed but cannot be imported ({error!r}). Install it anew."
+        return (), (Finding("error", "torch-import", message),)
+    found = []
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            device = torch.cuda.get_device_properties(index)
+            found.append(f"cuda:{index} {device.name}, {_gib(device.total_memory)}")
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return tuple(found), ()
+
+
+def _cpu() -> str:
+    try:
+        if platform.system() == "Linux":
+            for line in Path("/proc/cpuinfo").read_text().splitlines():
+                name, _, value = line.partition(":")
+                if name.strip() in ("model name", "Model"):
+                    return value.strip()
+        if platform.system() == "Darwin":
+            command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            return subprocess.run(
+                command, capture_output=True, text=True, check=True
+            ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _memory() -> int | None:
+    if not hasattr(os, "sysconf"):
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+def _machine_tables(machine: Machine) -> list[Table]:
+    from rich.table import Table
+    from rich.text import Text
+
+    about = Table(title="This machine", show_header=False)
+    rows = {
+        "Python": machine.python,
+        "system": machine.system,
+        "processor": f"{machine.cpu}, {machine.cores} cores",
+        "memory": _gib(machine.memory) if machine.memory else "unknown",
+        "accelerators": ", ".join(machine.devices) or "none",
+        **{name: version or "not installed" for name, version in machine.versions.items()},
+    }
+    for name, value in rows.items():
+        about.add_row(name, value)
+    verbs = Table("verb", "here", title="What works here")
+    for verb, line in machine.verbs.items():
+        verbs.add_row(verb, Text("ready", "green") if line is None else Text(line))
+    return [about, verbs]
+
+
+def _class_table(scan: Scan) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("class", title="Readable pictures")
+    for split in scan.counts:
+        table.add_column(split, justify="right")
+    names = list(scan.counts["train"])
+    for name in names[:_CLASSES_SHOWN]:
+        table.add_row(Text(name), *(f"{counts[name]:,}" for counts in scan.counts.values()))
+    if (rest := len(names) - _CLASSES_SHOWN) > 0:
+        table.add_row(f"and {rest:,} more")
+    table.add_section()
+    table.add_row("all", *(f"{sum(counts.values()):,}" for counts in scan.counts.values()))
+    return table

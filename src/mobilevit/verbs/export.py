@@ -1,0 +1,163 @@
+"""Write a network in a format that runs elsewhere, and prove that it is still the same."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilevit.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mobilevit.deployment.comparison import Comparison
+    from mobilevit.deployment.contract import Contract
+
+FORMATS = ("onnx",)
+COMPARED = 64
+"""Pictures that an artefact is compared on, spread evenly over those there are."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """A finished export.
+
+    Attributes:
+        path: the artefact.
+        report: this report as JSON, beside it.
+        description: of the artefact, as its predictor gives it.
+        comparison: the artefact beside PyTorch.
+        seconds: that all of it took.
+    """
+
+    path: Path
+    report: Path
+    description: dict[str, Any]
+    comparison: Comparison
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values for JSON."""
+        return {
+            "path": str(self.path),
+            "report": str(self.report),
+            "artefact": self.description,
+            "comparison": self.comparison.to_dict(),
+            "seconds": round(self.seconds, 3),
+        }
+
+    def print(self, console: Console) -> None:
+        """Print the report for people."""
+        self.comparison.print(console)
+        size = self.path.stat().st_size
+        console.print(f"{self.path}: {size / 1e6:.1f} MB, in {self.seconds:.1f} s", markup=False)
+        console.print(f"Next: mobilevit predict {self.path} PICTURES", markup=False)
+
+
+def export(
+    model: str | Path,
+    format: str = "onnx",
+    output: str | Path | None = None,
+    data: str | Path | None = None,
+    dynamic_batch: bool = False,
+    tolerance: float | None = None,
+) -> ExportReport:
+    """Export a checkpoint, and run the result beside PyTorch on real pictures.
+
+    The artefact gets its name only after it has passed, and takes the place of an earlier artefact
+    of that name at once; a file that this package did not make is never replaced. The comparison is
+    stored in the artefact's metadata and, with the rest of the report, beside it in a ``.json``.
+
+    Args:
+        model: a checkpoint or a run folder (its best checkpoint).
+        format: ``"onnx"``.
+        output: the file to write; by default beside the checkpoint, under its name.
+        data: a folder or a picture to compare on; by default the pictures that the run was
+            validated on.
+        dynamic_batch: take any number of pictures at once instead of one.
+        tolerance: largest difference of two logits, as a share of the range of all logits; by
+            default 0.001.
+
+    Raises:
+        MissingExtraError: when the libraries of the format are not installed.
+        UserError: when the model or the pictures cannot be used, when ``output`` is a file of
+            another origin, or when the difference is beyond the tolerance.
+    """
+    started = time.perf_counter()
+    if format not in FORMATS:
+        raise unknown("format", format, FORMATS)
+    from mobilevit.checkpoints import load_checkpoint
+    from mobilevit.deployment.comparison import TOLERANCE, compare
+    from mobilevit.deployment.files import replacing, write_text
+    from mobilevit.deployment.onnx import OnnxExporter
+    from mobilevit.deployment.runtimes import COMPARISON, TorchPredictor, find_model
+
+    exporter = OnnxExporter()
+    exporter.check()
+    source = find_model(model)
+    if source.suffix == exporter.suffix:
+        raise UserError(f"{source}: this is an artefact already; export takes a checkpoint.")
+    path = Path(output) if output else source.with_suffix(exporter.suffix)
+    if path.suffix != exporter.suffix:
+        raise UserError(f"{path}: the name of an {format} file ends in {exporter.suffix}.")
+    if path.exists() and not exporter.made(path):
+        raise UserError(f"{path}: exists, and was not made by this package. Give another output.")
+    checkpoint = load_checkpoint(source)
+    reference = TorchPredictor.from_checkpoint(checkpoint, source)
+    pictures = _pictures(data, source, checkpoint.contract, reference.origin.val_fraction)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as beside:
+        exporter.export(
+            checkpoint.network,
+            checkpoint.contract,
+            beside,
+            name=reference.name,
+            origin=reference.origin,
+            dynamic_batch=dynamic_batch,
+        )
+        allowed = TOLERANCE if tolerance is None else tolerance
+        comparison = compare(reference, exporter.open(beside), pictures, allowed)
+        if not comparison.passed:
+            raise UserError(
+                f"{path}: not written. On {comparison.pictures} pictures its logits differ from "
+                f"PyTorch's by up to {comparison.max_difference:.3g}; allowed is "
+                f"{comparison.limit:.3g}, that is {allowed:g} of their range. The first label is "
+                f"the same for {comparison.agreement:.1%}. A larger tolerance accepts that."
+            )
+        exporter.annotate(beside, {COMPARISON: json.dumps(comparison.to_dict())})
+    report = ExportReport(
+        path=path,
+        report=path.with_name(f"{path.name}.json"),
+        description=exporter.open(path).describe(),
+        comparison=comparison,
+        seconds=time.perf_counter() - started,
+    )
+    write_text(report.report, json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n")
+    return report
+
+
+def _pictures(
+    data: str | Path | None, source: Path, contract: Contract, val_fraction: float
+) -> list[Path]:
+    """Return the pictures to compare on."""
+    from mobilevit.data.folders import pictures
+    from mobilevit.deployment.runtimes import remembered_data
+    from mobilevit.tasks import get_task
+
+    if data is not None:
+        found = pictures([data])
+    else:
+        folder = remembered_data(source)
+        if folder is None or not folder.is_dir():
+            gone = f"{folder}, which it was trained on, is gone" if folder else "it names no data"
+            raise UserError(
+                f"{source}: real pictures are needed to check the export, and {gone}. Name a "
+                "folder of pictures with data=FOLDER (--data FOLDER)."
+            )
+        found = [sample.path for sample in get_task(contract.task).read(folder, val_fraction).val]
+    step = max(len(found) / COMPARED, 1)
+    return [found[int(i * step)] for i in range(min(len(found), COMPARED))]

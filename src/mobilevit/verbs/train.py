@@ -1,0 +1,176 @@
+"""Train a network on a folder of pictures."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from mobilevit.errors import UserError, require
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from mobilevit.checkpoints import Checkpoint
+    from mobilevit.data.folders import Folders
+    from mobilevit.training.recipe import Recipe
+    from mobilevit.training.run_folder import RunFolder
+
+DEFAULT_RECIPE = "photos"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run.
+
+    Attributes:
+        folder: the run folder; ``best.safetensors`` in it is the network.
+        metrics: of the best epoch: the task's metrics, ``epoch``, ``seconds`` of training.
+    """
+
+    folder: Path
+    metrics: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain Python."""
+        return {"folder": str(self.folder), "metrics": self.metrics}
+
+    def print(self, console: Console) -> None:
+        """Say what was reached and what to do next."""
+        top1, epoch = self.metrics["top1"], self.metrics["epoch"]
+        console.print(f"top-1 {top1:.2%} on val, after epoch {epoch}: {self.folder}/")
+        console.print(f"next: mobilevit export {self.folder}", highlight=False)
+
+
+def train(
+    data: str | Path | None = None,
+    *,
+    recipe: str | Path | Recipe | None = None,
+    output: str | Path | None = None,
+    resume: str | Path | None = None,
+    weights: str | Path | None = None,
+    check: bool = True,
+    progress: bool = True,
+    **settings: Any,
+) -> Run:
+    """Train a network and leave a run folder.
+
+    Args:
+        data: a folder of class folders, with ``train/`` and ``val/`` or to be split.
+        recipe: the name of a recipe, a YAML file, or a ``Recipe``; none: ``photos``.
+        output: the run folder to make; none: the next free one under ``runs/``.
+        resume: a run folder whose training was interrupted; it goes on with the same pictures and
+            recipe and ends with the very same weights as if it had not been.
+        weights: a checkpoint or run folder to start from; its classifier is kept if the class
+            names are the same, and new otherwise.
+        check: read every picture once before training, leave out the unreadable.
+        progress: show progress bars.
+        **settings: fields of the recipe to change, for example ``epochs=20``.
+
+    Raises:
+        UserError: for anything in the arguments or the pictures that cannot be used.
+    """
+    require("lightning_fabric", "train")
+    require("matplotlib", "train")
+    from mobilevit.checkpoints import load_checkpoint
+    from mobilevit.tasks import get_task
+    from mobilevit.training.curves import draw_curves
+    from mobilevit.training.display import Display
+    from mobilevit.training.fit import fit
+    from mobilevit.training.recipe import Recipe, load_recipe
+    from mobilevit.training.run_folder import RunFolder
+
+    task = get_task("classification")
+    saved: Checkpoint | None = None
+    if resume is not None:
+        if output is not None or recipe is not None or weights is not None or settings:
+            raise UserError("resume goes on with the run's own recipe: leave the other settings.")
+        run = RunFolder.existing(Path(resume))
+        saved = load_checkpoint(run.last, training=True)
+        chosen = Recipe.from_dict(saved.recipe, str(run.last))
+        data = data or run.data
+    elif data is None:
+        raise UserError("train needs a folder of pictures, or resume=RUN to go on with a run.")
+    else:
+        base = recipe if isinstance(recipe, Recipe) else load_recipe(recipe or DEFAULT_RECIPE)
+        chosen = base.override(**settings)
+        run = RunFolder.fresh(output, Path(data), chosen.model.model)
+    start = load_checkpoint(weights) if weights is not None else None
+    folders = task.read(data, chosen.data.val_fraction)
+    fabric = _fabric(chosen, run)
+    display = Display(enabled=fabric.is_global_zero, bars=progress)
+    if check:
+        folders = _checked(folders, fabric, display, progress)
+    fit(fabric, task, chosen, folders, run, saved, start, display)
+    if fabric.is_global_zero:
+        draw_curves(run.curves, run.rows(), task.primary)
+        task.draw_run(run.best, folders, run.path)
+    fabric.barrier()
+    return Run(run.path, load_checkpoint(run.best).metrics)
+
+
+def _checked(folders: Folders, fabric: Fabric, display: Any, progress: bool) -> Folders:
+    """Read every picture once, say what is wrong, leave out the unreadable.
+
+    Raises:
+        UserError: when training would teach nothing, for example with an empty class.
+    """
+    from mobilevit.data.scan import drop_unreadable, scan
+
+    result = scan(folders, progress=progress) if fabric.is_global_zero else None
+    result = fabric.broadcast(result)
+    colours = {"error": "red", "warning": "yellow"}
+    for finding in result.findings:
+        if finding.severity in colours:
+            colour = colours[finding.severity]
+            display.console.print(f"[{colour}]{finding.severity}[/] {finding.message}")
+    fatal = [f for f in result.errors if f.check != "unreadable-picture"]
+    if fatal:
+        raise UserError(
+            f"{folders.source}: {fatal[0].message} See all with: mobilevit doctor {folders.source}"
+        )
+    return drop_unreadable(folders, result)
+
+
+def _fabric(recipe: Recipe, run: RunFolder) -> Fabric:
+    """Start the engine: one process, or those that ``torchrun`` started."""
+    from lightning_fabric import Fabric
+    from lightning_fabric.loggers import TensorBoardLogger
+
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    device = recipe.training.device
+    fabric = Fabric(
+        accelerator=_accelerator() if device == "auto" else device,
+        devices=local,
+        num_nodes=world // local,
+        strategy="ddp" if world > 1 else "auto",
+        precision=_precision(recipe.training.precision, device),  # type: ignore[arg-type]
+        loggers=TensorBoardLogger(run.path, name="", version="tensorboard"),
+    )
+    fabric.launch()
+    return fabric
+
+
+def _accelerator() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu"
+
+
+def _precision(precision: str, device: str) -> str:
+    """Return Fabric's name of a precision; auto is bf16 where the processor computes in it."""
+    import torch
+
+    if precision == "auto":
+        kind = _accelerator() if device == "auto" else device
+        if kind == "cpu":
+            known = getattr(torch.cpu, "get_capabilities", dict)()
+            fast = known.get("avx512_bf16", False) or known.get("amx_bf16", False)
+        else:
+            fast = kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16" if fast else "fp32"
+    return {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[precision]
