@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mobilevit.verbs.doctor import doctor
     from mobilevit.verbs.evaluate import evaluate
     from mobilevit.verbs.export import export
+    from mobilevit.verbs.models import models
     from mobilevit.verbs.predict import predict
     from mobilevit.verbs.train import train
 
@@ -46,6 +47,7 @@ __all__ = [
     "load_checkpoint",
     "load_predictor",
     "load_recipe",
+    "models",
     "optimize",
     "predict",
     "save_checkpoint",
@@ -63,7 +65,10 @@ _HOMES = {
     "mobilevit.training.recipe": ("Recipe", "list_recipes", "load_recipe"),
     **{
         f"mobilevit.verbs.{verb}": (verb,)
-        for verb in ("benchmark", "demo", "doctor", "evaluate", "export", "predict", "train")
+        for verb in (
+            *("benchmark", "demo", "doctor", "evaluate"),
+            *("export", "models", "predict", "train"),
+        )
     },
 }
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -57,7 +58,8 @@ def architecture(name: str, network: MobileViT) -> dict[str, Any]:
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint whole or not at all: beside its place, then renamed."""
     tensors = {k: v.contiguous() for k, v in checkpoint.network.state_dict().items()}
-    tensors |= {TRAINING + k: v.contiguous() for k, v in checkpoint.training.items()}
+    for name, tensor in checkpoint.training.items():  # they may be the network's own, copied here
+        tensors[TRAINING + name] = tensor.clone(memory_format=torch.contiguous_format)
     header = {
         "format": FORMAT,
         "architecture": json.dumps(checkpoint.architecture),

@@ -86,7 +86,7 @@ def compare(
     artefact: Predictor,
     pictures: Sequence[Path],
     tolerance: float = TOLERANCE,
-    batch_size: int = 8,
+    batch_size: int = 4,
 ) -> Comparison:
     """Run two predictors on the same pictures.
 
@@ -114,7 +114,9 @@ def compare(
             found.append(artefact.run(batch.images))
     if not expected:
         reasons = "; ".join(f"{path}: {reason}" for path, reason in list(unreadable.items())[:3])
-        raise UserError(f"none of the {len(pictures)} pictures to compare on can be read. {reasons}")
+        raise UserError(
+            f"none of the {len(pictures)} pictures to compare on can be read. {reasons}"
+        )
     before = np.concatenate(expected).astype(np.float64)
     after = np.concatenate(found).astype(np.float64)
     difference = np.abs(before - after)

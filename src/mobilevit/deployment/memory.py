@@ -62,7 +62,7 @@ def _peak() -> int:
 def _main(model: str, height: str, width: str, batch: str, threads: str, precision: str) -> None:
     import numpy as np
 
-    from mobilevit.benchmark import open_model
+    from mobilevit.verbs.benchmark import open_model
 
     size = (int(height), int(width))
     predictor = open_model(model, size, int(threads), precision)

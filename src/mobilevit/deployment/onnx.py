@@ -10,13 +10,13 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from mobilevit import __version__
 from mobilevit.deployment.contract import Contract
 from mobilevit.deployment.cost import count_multiply_adds, count_parameters
 from mobilevit.deployment.runtimes import CONTRACT, NETWORK, ORIGIN, OnnxPredictor, Origin
@@ -80,7 +80,7 @@ class OnnxExporter:
         assert program is not None
         model = program.model_proto
         _forget_source(model)
-        model.producer_name, model.producer_version = "mobilevit", _version()
+        model.producer_name, model.producer_version = "mobilevit", __version__
         described = {
             "network": name,
             "precision": "fp32",
@@ -128,13 +128,6 @@ def _forget_source(model: Any) -> None:
     for part in (*graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
         del part.metadata_props[:]
         part.doc_string = ""
-
-
-def _version() -> str:
-    try:
-        return metadata.version("mobilevit")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 @contextlib.contextmanager

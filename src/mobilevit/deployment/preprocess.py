@@ -64,16 +64,15 @@ def preprocess(picture: Image.Image, contract: Contract) -> NDArray[np.float32]:
     if contract.interpolation not in _KERNELS:
         raise unknown("interpolation", contract.interpolation, _KERNELS)
     height, width = contract.size
-    scale = max(
-        contract.resize / min(picture.size), width / picture.width, height / picture.height
-    )
+    scale = max(contract.resize / min(picture.size), width / picture.width, height / picture.height)
     left, right = _centre(picture.width, width / scale)
     top, bottom = _centre(picture.height, height / scale)
     crop = picture.resize(
         (width, height), _KERNELS[contract.interpolation], box=(left, top, right, bottom)
     )
     channels_first = np.ascontiguousarray(np.asarray(crop).transpose(2, 0, 1))
-    return channels_first.astype(np.float32) / np.float32(255)
+    scaled: NDArray[np.float32] = channels_first.astype(np.float32) / np.float32(255)
+    return scaled
 
 
 def load_batch(paths: Sequence[str | Path], contract: Contract) -> NDArray[np.float32]:
@@ -117,7 +116,10 @@ def _load(path: Path, contract: Contract) -> NDArray[np.float32]:
 
 
 def _collect(
-    paths: Sequence[Path], start: int, futures: list[Future[NDArray[np.float32]]], contract: Contract
+    paths: Sequence[Path],
+    start: int,
+    futures: list[Future[NDArray[np.float32]]],
+    contract: Contract,
 ) -> Batch:
     images: list[NDArray[np.float32]] = []
     positions: list[int] = []

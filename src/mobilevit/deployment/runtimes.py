@@ -209,7 +209,7 @@ class TorchPredictor:
         precision: str = "fp32",
         size: tuple[int, int] | None = None,
     ) -> TorchPredictor:
-        """Make one of a checkpoint that was read from ``path``; ``size`` replaces the contract's."""
+        """Make one of a checkpoint read from ``path``; ``size`` replaces the contract's."""
         contract = checkpoint.contract
         return cls(
             checkpoint.network,

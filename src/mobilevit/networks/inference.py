@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,10 @@ class InferenceNetwork(nn.Module):
         self.dtype = dtype
 
     @torch.inference_mode()
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         x = x.to(dtype=self.dtype, memory_format=torch.channels_last)
-        y: Tensor = self.network(x)
-        return y.float()
+        y = self.network(x)
+        return [z.float() for z in y] if isinstance(y, list) else y.float()
 
 
 def optimize(network: nn.Module, precision: str = "fp32") -> InferenceNetwork:
@@ -48,4 +49,4 @@ def optimize(network: nn.Module, precision: str = "fp32") -> InferenceNetwork:
             module.conv, module.norm = fuse_conv_bn_eval(conv, norm), nn.Identity()
     dtype = DTYPES[precision]
     network = network.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return InferenceNetwork(network, dtype)
+    return InferenceNetwork(network, dtype).eval()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
 from mobilevit.checkpoints import Checkpoint, architecture, load_checkpoint, save_checkpoint
@@ -78,7 +80,8 @@ def fit(
     if saved is not None:
         progress = _restored(saved, progress.data, raw, evaluated, optimizer, run)
         average.n_averaged.fill_(progress.updates)
-    fabric.strategy.precision.load_state_dict(progress.scaler)
+    if progress.scaler:
+        fabric.strategy.precision.load_state_dict(progress.scaler)
     network, stepper = fabric.setup(
         torch.compile(raw) if recipe.training.compile else raw, optimizer
     )
@@ -124,11 +127,14 @@ def fit(
 
     if fabric.is_global_zero:
         run.begin(recipe, folders.source, progress.epoch)
-    with display.running(recipe, folders, described["model"], fabric):
+        if saved is None:  # so that a run can be resumed from its very first step
+            save_checkpoint(run.last, checkpoint({}, resumable=True))
+    with display.running(recipe, folders, described["model"], fabric), _attention(fabric):
         while progress.epoch < recipe.training.epochs:
             sampler.set_epoch(progress.epoch, progress.step)
             display.epoch(progress.epoch, sampler.steps, progress.step)
             sums = torch.tensor(progress.sums, device=fabric.device)  # loss, right, seen
+            sums *= fabric.is_global_zero  # what was saved is of all processes
             network.train()
             started = time.perf_counter()
             for batch, step in zip(loader, sampler.steps[progress.step :]):
@@ -141,8 +147,8 @@ def fit(
                 pictures, targets = side.prepare(*fabric.to_device(batch))
                 if progress.updates == 0 and fabric.is_global_zero:
                     side.draw_batch(run.batch, pictures, targets)
-                parts = recipe.training.accumulate
-                parts = list(zip(pictures.chunk(parts), targets.chunk(parts)))
+                count = max(1, min(recipe.training.accumulate, len(pictures) // 2))
+                parts = list(zip(pictures.tensor_split(count), targets.tensor_split(count)))
                 for i, (x, target) in enumerate(parts):
                     with fabric.no_backward_sync(network, enabled=i < len(parts) - 1):
                         outputs = network(x)
@@ -151,7 +157,12 @@ def fit(
                     right = side.score(outputs, target)
                     sums += torch.stack((loss.detach(), right, right.new_tensor(len(x))))
                 if recipe.optimizer.clip_norm:
-                    fabric.clip_gradients(network, stepper, max_norm=recipe.optimizer.clip_norm)
+                    fabric.clip_gradients(
+                        network,
+                        stepper,
+                        max_norm=recipe.optimizer.clip_norm,
+                        error_if_nonfinite=False,  # a gradient scaler skips such a step
+                    )
                 stepper.step()
                 stepper.zero_grad()
                 if recipe.optimizer.ema_decay:
@@ -160,11 +171,13 @@ def fit(
                 progress.updates += 1
                 progress.samples += step.count
                 display.step(sums, rate, step)
-                if progress.updates % recipe.training.save_steps == 0 and fabric.is_global_zero:
-                    progress.sums = _finite(sums, progress)
+                if progress.updates % recipe.training.save_steps == 0:
+                    total = fabric.all_reduce(sums.clone(), reduce_op="sum")
+                    progress.sums = _finite(total, progress)
                     now = time.perf_counter()
                     progress.seconds, started = progress.seconds + now - started, now
-                    save_checkpoint(run.last, checkpoint({}, resumable=True))
+                    if fabric.is_global_zero:
+                        save_checkpoint(run.last, checkpoint({}, resumable=True))
             progress.seconds += time.perf_counter() - started
 
             loss_sum, right_sum, seen = _finite(fabric.all_reduce(sums, reduce_op="sum"), progress)
@@ -247,10 +260,20 @@ def _restored(
     return Progress(**saved.progress)
 
 
+def _attention(fabric: Fabric) -> AbstractContextManager[None]:
+    """On a processor, compute attention by plain products: its fused bf16 backward is slower."""
+    if fabric.device.type == "cpu":
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()
+
+
 def _evaluate(
     fabric: Fabric, network: MobileViT, loader: DataLoader[Any], metric: Metric
 ) -> Metric:
     """Run the inference form over the pictures of all processes."""
+    if fabric.world_size > 1:  # batch-norm statistics are each process's own; the first's are saved
+        for buffer in network.buffers():
+            torch.distributed.broadcast(buffer, 0)
     network_ = optimize(network)
     for pictures, targets in loader:
         outputs = network_(fabric.to_device(pictures))

@@ -14,9 +14,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from mobilevit.errors import UserError, nearest, unknown
+
+DEFAULT_RECIPE = "photos"
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,11 @@ class Recipe:
             known = [f.name for f in fields(self)]
             if name not in known:
                 raise UserError(f"{source}: unknown section '{name}'.{nearest(name, known)}")
+            if values is not None and not isinstance(values, Mapping):
+                raise UserError(
+                    f"{source}: '{name}' is {values!r}, it must be a section of keys: "
+                    f"{', '.join(f.name for f in _fields(name))}."
+                )
             types_ = typing.get_type_hints(type(getattr(self, name)))
             checked = {}
             for key, value in (values or {}).items():
@@ -178,8 +183,11 @@ class Recipe:
         Raises:
             UserError: for numbers that make no sense, naming them.
         """
-        t, o, d, a = self.training, self.optimizer, self.data, self.augmentation
+        m, t, o, d, a = self.model, self.training, self.optimizer, self.data, self.augmentation
         for name, value, low, high in (
+            *(("patch_sizes", patch, 1, None) for patch in m.patch_sizes),
+            ("dropout", m.dropout or 0, 0, 0.99),
+            ("head_dropout", m.head_dropout or 0, 0, 0.99),
             ("epochs", t.epochs, 1, None),
             ("batch_size", t.batch_size, 2, None),
             ("accumulate", t.accumulate, 1, None),
@@ -187,17 +195,25 @@ class Recipe:
             ("size", d.size, 32, None),
             *(("sizes", size, 32, None) for size in d.sizes),
             ("resize", self.eval_resize, d.size, None),
+            ("workers", d.workers or 0, 0, None),
             ("val_fraction", d.val_fraction, 0.01, 0.9),
             ("lr", o.lr, 0, None),
+            ("min_lr", self.min_lr, 0, o.lr),
+            ("warmup_epochs", o.warmup_epochs, 0, None),
+            ("weight_decay", o.weight_decay, 0, None),
+            ("clip_norm", o.clip_norm, 0, None),
             ("ema_decay", o.ema_decay, 0, 0.999999),
             ("label_smoothing", o.label_smoothing, 0, 0.99),
             ("crop_scale", a.crop_scale[0], 0.001, a.crop_scale[1]),
             ("crop_scale", a.crop_scale[1], 0.001, 1),
+            ("crop_ratio", a.crop_ratio[0], 0.001, a.crop_ratio[1]),
+            ("mixup", a.mixup, 0, None),
+            ("cutmix", a.cutmix, 0, None),
             ("flip", a.flip, 0, 1),
             ("erase", a.erase, 0, 1),
             ("randaugment", a.randaugment, 0, 30),
         ):
-            if value < low or (high is not None and value > high):
+            if not value >= low or (high is not None and not value <= high):  # NaN is neither
                 bounds = f"at least {low}" if high is None else f"from {low} to {high}"
                 raise UserError(f"{source}: {name} is {value}, it must be {bounds}.")
         return self
@@ -211,6 +227,8 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """Return the recipe as YAML."""
+        import yaml
+
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
     @classmethod
@@ -235,6 +253,8 @@ def load_recipe(name: str | Path) -> Recipe:
     Raises:
         UserError: when there is none of that name, or the file is no recipe.
     """
+    import yaml
+
     if str(name).endswith((".yaml", ".yml")):
         path = Path(name)
         if not path.is_file():

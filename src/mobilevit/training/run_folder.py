@@ -89,19 +89,21 @@ class RunFolder:
             **{name: version(name) for name in ("mobilevit", "torch", "torchvision", "pillow")},
         }
         _write(self.path / "run.json", json.dumps(facts, indent=2, ensure_ascii=False))
-        _write(self.metrics, "".join(json.dumps(row) + "\n" for row in self.rows()[:epoch]))
+        _write(self.metrics, "".join(line + "\n" for line in self._lines()[:epoch]))
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the metrics of the epochs so far."""
-        if not self.metrics.is_file():
-            return []
-        lines = self.metrics.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        return [json.loads(line) for line in self._lines()]
 
     def append(self, row: dict[str, Any]) -> None:
         """Add the metrics of an epoch."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+
+    def _lines(self) -> list[str]:
+        if not self.metrics.is_file():
+            return []
+        return self.metrics.read_text(encoding="utf-8").splitlines()
 
 
 def _write(path: Path, text: str) -> None:

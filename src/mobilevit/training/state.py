@@ -69,7 +69,9 @@ def restore_tensors(
             parameter = parameters[name]
             like = parameter if tensor.shape == parameter.shape else None
             optimizer.state[parameter][slot] = (
-                torch.empty_like(like).copy_(tensor) if like is not None else tensor
+                torch.empty_like(like).copy_(tensor)
+                if like is not None
+                else tensor.to(parameter.device)
             )
 
 
@@ -77,5 +79,6 @@ def data_hash(samples: Iterable[Sample], root: Path) -> str:
     """Return a hash of the samples' names and labels, in order."""
     digest = hashlib.blake2b(digest_size=8)
     for sample in samples:
-        digest.update(f"{sample.path.relative_to(root)}\t{sample.label}\n".encode())
+        line = f"{sample.path.relative_to(root).as_posix()}\t{sample.label}\n"
+        digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from mobilevit.data.folders import Folders, Sample
     from mobilevit.deployment.preprocess import Batch
-    from mobilevit.deployment.runtimes import Origin
 
 SPLITS = ("val", "train", "all")
 
@@ -77,8 +76,8 @@ class Evaluation:
             if name in self.metrics:
                 console.print(f"{name}: [bold]{self.metrics[name]:.2%}[/]")
         console.print(
-            f"loss {self.metrics['loss']:.4f}, {self.metrics['samples']:,} pictures ({self.split}), "
-            f"{self.images_per_second:.0f} a second",
+            f"loss {self.metrics['loss']:.4f}, {self.metrics['samples']:,} pictures "
+            f"({self.split}), {self.images_per_second:.0f} a second",
             highlight=False,
             markup=False,
         )
@@ -128,7 +127,7 @@ def evaluate(
     contract, origin = predictor.contract, predictor.origin
     task = get_task(contract.task)
     folders = task.read(data, origin.val_fraction if origin.is_at(data) else None)
-    samples, chosen = _choose(folders, split, origin)
+    samples, chosen = _choose(folders, split)
     labels = _match(folders, samples, contract.class_names, str(predictor.path))
     paths = [sample.path for sample in samples]
     metric = task.metric(contract)
@@ -152,25 +151,21 @@ def evaluate(
     return evaluation
 
 
-def _choose(folders: Folders, split: str, origin: Origin) -> tuple[list[Sample], str]:
+def _choose(folders: Folders, split: str) -> tuple[list[Sample], str]:
     """Return the pictures of a split, and which they are in words."""
     if split == "all":
         return [*folders.train, *folders.val], "all"
     if not folders.val:
         if split == "train":
             raise UserError(
-                f"{folders.source}: has no train/ folder, and the network was not trained on it, so "
-                "it has no pictures to train on. Use split 'all'."
+                f"{folders.source}: has no val/ folder, and the network was not trained on this "
+                "very folder, so which pictures are to train on is not known. Use split 'all'."
             )
         return list(folders.train), "all of a folder without a split"
-    held_out = f"{split}, as training split this folder"
-    own_split = folders.val[0].path.relative_to(folders.source).parts[0] != (
-        folders.class_names[folders.val[0].label]
-    )
     samples = folders.val if split == "val" else folders.train
     if not samples:
         raise UserError(f"{folders.source}: has no pictures in its {split} split.")
-    return list(samples), split if own_split else held_out
+    return list(samples), split
 
 
 def _match(
@@ -218,4 +213,4 @@ def _with_bar(found: Iterator[Batch], pictures: int) -> Iterator[Batch]:
 
 
 def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.1%}"
+    return "-" if share is None else f"{share:.1%}"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mobilevit.deployment.contract import Contract
 
 FORMATS = ("onnx",)
-COMPARED = 64
+COMPARED = 32
 """Pictures that an artefact is compared on, spread evenly over those there are."""
 
 

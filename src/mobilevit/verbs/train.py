@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from mobilevit.training.recipe import Recipe
     from mobilevit.training.run_folder import RunFolder
 
-DEFAULT_RECIPE = "photos"
-
-
 @dataclass(frozen=True)
 class Run:
     """A finished training run.
@@ -80,7 +77,7 @@ def train(
     from mobilevit.training.curves import draw_curves
     from mobilevit.training.display import Display
     from mobilevit.training.fit import fit
-    from mobilevit.training.recipe import Recipe, load_recipe
+    from mobilevit.training.recipe import DEFAULT_RECIPE, Recipe, load_recipe
     from mobilevit.training.run_folder import RunFolder
 
     task = get_task("classification")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilevit.data.folders import Folders, read_folders
+from mobilevit.data.folders import VAL_NAMES, Folders, Sample, read_folders
 from mobilevit.deployment.contract import Contract
 from mobilevit.tasks.classification.metrics import Accuracy
 from mobilevit.tasks.classification.predictions import Label, Prediction, decode, softmax
@@ -29,7 +30,16 @@ class Classification:
 
     def read(self, data: str | Path, val_fraction: float | None = 0.2) -> Folders:
         """Find the pictures of a folder of class folders, see ``read_folders``."""
-        return read_folders(data, val_fraction)
+        if val_fraction is not None:
+            return read_folders(data, val_fraction)
+        folders = read_folders(data, 0.5)
+        if (
+            _top(folders, folders.val[0]) in VAL_NAMES
+            and _top(folders, folders.train[0]) == "train"
+        ):
+            return folders
+        whole = sorted((*folders.train, *folders.val), key=lambda s: (s.label, s.path))
+        return replace(folders, train=tuple(whole), val=())
 
     def metric(self, contract: Contract) -> Accuracy:
         """Return an empty metric."""
@@ -77,3 +87,8 @@ class Classification:
             mistakes = sorted(mistakes, key=lambda mistake: -mistake.probability)[:MOSAIC]
         draw_confusion(folder / "confusion.png", metric.confusion.tolist(), names)
         draw_mistakes(folder / "mistakes.png", mistakes)
+
+
+def _top(folders: Folders, sample: Sample) -> str:
+    """Return which folder right in the data set a picture lies in."""
+    return sample.path.relative_to(folders.source).parts[0].lower()

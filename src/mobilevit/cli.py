@@ -1,0 +1,251 @@
+"""The verbs as commands: a thin skin over the functions of the same names."""
+
+from __future__ import annotations
+
+import json as json_
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, Optional
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
+
+from mobilevit.errors import UserError
+from mobilevit.training.recipe import DEFAULT_RECIPE, Recipe, load_recipe
+
+Flag = FlagCreatePairsOff[bool]
+Json = Annotated[Flag, arg(help="Print the result as JSON.")]
+Model = Annotated[Positional[str], arg(help="A run folder, a checkpoint or an .onnx file.")]
+Threads = Annotated[Optional[int], arg(help="Threads that compute; none given: the runtime's.")]
+Data = "A folder of class folders, with train/ and val/ or without."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code: 0, 1 for a failed check, 2 for an error."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code: int = tyro.extras.subcommand_cli_from_dict(
+            _commands(arguments),
+            prog="mobilevit",
+            description="Train, evaluate, export and ship light-weight vision networks.",
+            args=arguments,
+        )
+        return code
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _commands(arguments: Sequence[str]) -> dict[str, Callable[..., int]]:
+    return {
+        "train": _train(arguments),
+        "evaluate": _evaluate,
+        "predict": _predict,
+        "export": _export,
+        "benchmark": _benchmark,
+        "doctor": _doctor,
+        "models": _models,
+        "demo": _demo,
+    }
+
+
+def _train(arguments: Sequence[str]) -> Callable[..., int]:
+    """Make the command whose defaults are those of the recipe that is asked for."""
+    chosen = DEFAULT_RECIPE
+    for word, following in zip(arguments, [*arguments[1:], DEFAULT_RECIPE]):
+        if word.startswith("--recipe"):
+            chosen = word.partition("=")[2] or following
+    defaults = load_recipe(chosen) if "train" in arguments[:1] else Recipe()
+
+    def train(
+        data: Annotated[Positional[Optional[Path]], arg(metavar="DATA", help=Data)] = None,
+        *,
+        recipe: str = DEFAULT_RECIPE,
+        output: Optional[Path] = None,
+        resume: Optional[Path] = None,
+        weights: Optional[Path] = None,
+        check: bool = True,
+        progress: bool = True,
+        settings: OmitArgPrefixes[Recipe] = defaults,
+        json: Json = False,
+    ) -> int:
+        """Train a network on a folder of pictures.
+
+        Args:
+            recipe: Name of a recipe or a YAML file; the defaults below are this recipe's.
+            output: Run folder to make; none given: the next free one under runs/.
+            resume: Run folder whose interrupted training goes on.
+            weights: Checkpoint or run folder to start from.
+            check: Read every picture once before training.
+            progress: Show progress bars.
+        """
+        from mobilevit.verbs.train import train as verb
+
+        if resume is None:
+            run = partial(verb, recipe=settings, output=output)
+        elif settings != defaults or recipe != DEFAULT_RECIPE or output or weights:
+            raise UserError("--resume goes on with the run's own recipe: leave the other settings.")
+        else:
+            run = partial(verb, resume=resume)
+        return _show(run(data, weights=weights, check=check, progress=progress), json)
+
+    return train
+
+
+def _evaluate(
+    model: Model,
+    data: Annotated[Positional[Path], arg(metavar="DATA", help=Data)],
+    *,
+    split: Literal["val", "train", "all"] = "val",
+    batch_size: int = 32,
+    threads: Threads = None,
+    output: Optional[Path] = None,
+    json: Json = False,
+) -> int:
+    """Evaluate a network on labelled pictures.
+
+    Args:
+        split: Which pictures of a data set that has a split.
+        batch_size: Pictures run at a time.
+        output: File to write the result to, as JSON.
+    """
+    from mobilevit.verbs.evaluate import evaluate
+
+    return _show(evaluate(model, data, split, batch_size, threads, output), json)
+
+
+def _predict(
+    model: Model,
+    pictures: Annotated[
+        Positional[tuple[str, ...]],
+        arg(metavar="PICTURES", help="Files, folders and patterns like 'photos/*.jpg'."),
+    ],
+    *,
+    top: int = 5,
+    threads: Threads = None,
+    batch_size: int = 16,
+    json: Json = False,
+) -> int:
+    """Predict what is on pictures.
+
+    Args:
+        top: Answers for each picture.
+        batch_size: Pictures run at a time.
+    """
+    from mobilevit.verbs.predict import predict
+
+    return _show(predict(model, pictures, top, threads, batch_size), json)
+
+
+def _export(
+    model: Annotated[Positional[Path], arg(help="A run folder or a checkpoint.")],
+    *,
+    format: Literal["onnx"] = "onnx",
+    output: Optional[Path] = None,
+    data: Optional[Path] = None,
+    dynamic_batch: Flag = False,
+    tolerance: Optional[float] = None,
+    json: Json = False,
+) -> int:
+    """Export a checkpoint, and run the result beside PyTorch on real pictures.
+
+    Args:
+        format: What to write.
+        output: File to write; none given: beside the checkpoint.
+        data: Folder or picture to compare on; none given: what the run was validated on.
+        dynamic_batch: Take any number of pictures at once instead of one.
+        tolerance: Largest difference allowed, as a share of the logits' range; none given: 0.001.
+    """
+    from mobilevit.verbs.export import export
+
+    return _show(export(model, format, output, data, dynamic_batch, tolerance), json)
+
+
+def _benchmark(
+    models: Annotated[
+        Positional[tuple[str, ...]],
+        arg(metavar="MODELS", help="Run folders, checkpoints, .onnx files or names of networks."),
+    ],
+    *,
+    size: Optional[int] = None,
+    threads: tuple[int, ...] = (1,),
+    batch_sizes: tuple[int, ...] = (1,),
+    repeats: int = 30,
+    warmup: int = 5,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    json: Json = False,
+) -> int:
+    """Measure latency, throughput and cost of several models in turn.
+
+    Args:
+        size: Side of the input in pixels; none given: what each model expects.
+        threads: Numbers of threads to measure with.
+        batch_sizes: Numbers of pictures in a batch to measure with.
+        repeats: Calls to measure.
+        warmup: Calls before, which are not measured.
+        precision: Precision of checkpoints and names.
+    """
+    from mobilevit.verbs.benchmark import benchmark
+
+    return _show(benchmark(models, size, threads, batch_sizes, repeats, warmup, precision), json)
+
+
+def _doctor(
+    data: Annotated[Positional[Optional[Path]], arg(metavar="DATA", help=Data)] = None,
+    *,
+    strict: Flag = False,
+    json: Json = False,
+) -> int:
+    """Examine this machine and, if one is given, a data set.
+
+    Args:
+        strict: Fail on warnings too.
+    """
+    from mobilevit.verbs.doctor import doctor
+
+    report = doctor(data)
+    _show(report, json)
+    strictly = [finding for finding in report.findings if finding.severity != "info"]
+    return int(not report.ok or (strict and bool(strictly)))
+
+
+def _models(
+    pattern: Annotated[Positional[str], arg(help="Shell pattern of names.")] = "*",
+    *,
+    size: int = 256,
+    json: Json = False,
+) -> int:
+    """List the networks and what they cost.
+
+    Args:
+        size: Side of the input that the multiply-adds are counted at, in pixels.
+    """
+    from mobilevit.verbs.models import models
+
+    return _show(models(pattern, size), json)
+
+
+def _demo(*, output: Optional[Path] = None, json: Json = False) -> int:
+    """Train, evaluate, export and measure a network on handwritten digits, in minutes.
+
+    Args:
+        output: Folder to make; none given: the next free one under runs/.
+    """
+    from mobilevit.verbs.demo import demo
+
+    return _show(demo(output), json)
+
+
+def _show(result: Any, json: bool) -> int:
+    if json:
+        print(json_.dumps(result.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        from rich.console import Console
+
+        result.print(Console(highlight=False))
+    return 0

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import mobilevit.checkpoints.files
+from mobilevit import UserError, create_model
+from mobilevit.checkpoints import (
+    Checkpoint,
+    architecture,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from mobilevit.deployment.contract import Contract
+
+NAMES = ("Katze", "犬", "a b")
+
+
+def make(classes: int = 3, training: bool = False) -> Checkpoint:
+    torch.manual_seed(classes)
+    network = create_model(
+        "mobilevit_xxs", num_classes=classes, patch_sizes=(8, 4, 2), dropout=0.25
+    ).to(memory_format=torch.channels_last)
+    network.stem.norm.running_mean.normal_()
+    return Checkpoint(
+        network.eval(),
+        Contract("classification", NAMES[:classes], (64, 96), 72, "bicubic"),
+        architecture("mobilevit_xxs", network),
+        recipe={"training": {"epochs": 3}},
+        metrics={"top1": 0.5, "confusion": [[1, 2], [3, 4]]},
+        progress={"epoch": 1, "sums": [0.1, 2.0, 3.0]} if training else {},
+        training=(
+            {f"network.{k}": v for k, v in network.state_dict().items()}
+            | {"optimizer.head.weight.step": torch.tensor(7.0)}
+            if training
+            else {}
+        ),
+    )
+
+
+def same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    mine, theirs = one.state_dict(), other.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(v, theirs[k]) for k, v in mine.items())
+
+
+def test_what_is_saved_comes_back(tmp_path: Path) -> None:
+    saved, path = make(), tmp_path / "a.safetensors"
+    save_checkpoint(path, saved)
+    loaded = load_checkpoint(path)
+    assert same_weights(saved.network, loaded.network)
+    assert not loaded.network.training
+    assert loaded.network.config == saved.network.config
+    assert loaded.contract == saved.contract
+    assert loaded.recipe == saved.recipe
+    assert loaded.metrics == saved.metrics
+    assert loaded.progress == loaded.training == {}
+    assert json.loads(json.dumps(saved.architecture)) == loaded.architecture
+    x = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.network(x), saved.network(x))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_a_new_classifier_is_part_of_the_architecture(tmp_path: Path) -> None:
+    network = create_model("mobilevit_xxs", num_classes=10)
+    network.reset_classifier(2)
+    contract = Contract("classification", ("a", "b"), (32, 32), 36)
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, Checkpoint(network, contract, architecture("mobilevit_xxs", network)))
+    assert load_checkpoint(path).network.num_classes == 2
+
+
+def test_training_state_is_read_on_request(tmp_path: Path) -> None:
+    saved, path = make(training=True), tmp_path / "last.safetensors"
+    save_checkpoint(path, saved)  # the training weights are the network's own tensors
+    assert load_checkpoint(path).training == {}
+    loaded = load_checkpoint(path, training=True)
+    assert loaded.progress == saved.progress
+    assert loaded.training.keys() == saved.training.keys()
+    assert all(torch.equal(v, loaded.training[k]) for k, v in saved.training.items())
+    assert same_weights(saved.network, loaded.network)
+
+
+def test_others_can_read_the_header(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, make())
+    with safe_open(path, framework="np") as file:
+        header = file.metadata()
+        assert "stem.conv.weight" in file.keys()  # noqa: SIM118
+    assert header["format"] == "mobilevit-1"
+    assert json.loads(header["architecture"])["model"] == "mobilevit_xxs"
+    assert json.loads(header["contract"])["class_names"] == list(NAMES)
+    assert json.loads(header["metrics"])["top1"] == 0.5
+
+
+def test_a_run_folder_means_its_best(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "best.safetensors", make())
+    assert find_checkpoint(tmp_path) == tmp_path / "best.safetensors"
+    assert load_checkpoint(str(tmp_path)).contract.class_names == NAMES
+
+
+def test_missing_files_are_answered_with_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "best.safetensors").touch()
+    with pytest.raises(UserError, match=r"no such file. Did you mean 'best.safetensors'"):
+        find_checkpoint(tmp_path / "bset.safetensors")
+    with pytest.raises(UserError, match="there is no such file"):
+        find_checkpoint(tmp_path / "nowhere" / "best.safetensors")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no best.safetensors; is it a run folder"):
+        find_checkpoint(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 0.5, -1])
+def test_truncated_files_are_named(tmp_path: Path, keep: float) -> None:
+    path = tmp_path / "cut.safetensors"
+    save_checkpoint(path, make())
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep * len(whole)) if keep == 0.5 else int(keep)])
+    with pytest.raises(UserError, match=r"cut\.safetensors: it cannot be read as safetensors"):
+        load_checkpoint(path)
+
+
+def test_other_safetensors_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file({"weight": torch.zeros(2)}, path)
+    with pytest.raises(UserError, match=r"other\.safetensors: .* no checkpoint of this package"):
+        load_checkpoint(path)
+
+
+def rewritten(path: Path, drop: str = "", **header: str) -> Path:
+    """Change a checkpoint's header, or take a tensor away."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {k: file.get_tensor(k) for k in file.keys() if k != drop}  # noqa: SIM118
+        old = file.metadata()
+    save_file(tensors, path, {k: v for k, v in (old | header).items() if v})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"drop": "stem.conv.weight"}, "do not fit its description.*stem.conv.weight"),
+        ({"architecture": '{"model": "mobilevit_xs"}'}, "do not fit its description"),
+        ({"architecture": '{"num_classes": 3}'}, "do not fit its description"),
+        ({"architecture": "[]"}, "do not fit its description"),
+        ({"architecture": ""}, "do not fit its description"),
+        ({"metrics": "{"}, "do not fit its description"),
+        ({"contract": ""}, "its contract cannot be read"),
+        ({"contract": '{"version": 99}'}, "pip install -U mobilevit"),
+    ],
+)
+def test_damaged_descriptions_are_named(
+    tmp_path: Path, change: dict[str, str], message: str
+) -> None:
+    path = tmp_path / "odd.safetensors"
+    save_checkpoint(path, make())
+    with pytest.raises(UserError, match=rf"(?s)odd\.safetensors: .*{message}"):
+        load_checkpoint(rewritten(path, **change))
+
+
+def test_an_interrupted_save_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.safetensors"
+    save_checkpoint(path, make(3))
+    before = path.read_bytes()
+
+    def half(tensors: object, file: Path, header: object) -> None:
+        Path(file).write_bytes(before[:1000])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(mobilevit.checkpoints.files, "save_file", half)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(path, make(2))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_save_replaces_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "last.safetensors"
+    save_checkpoint(path, make(3))
+    save_checkpoint(path, make(2))
+    assert load_checkpoint(path).network.num_classes == 2
+    assert list(tmp_path.iterdir()) == [path]

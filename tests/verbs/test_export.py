@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+import sys
+from io import StringIO
+from pathlib import Path
+
+import onnx
+import pytest
+from rich.console import Console
+
+from mobilevit.deployment.onnx import OnnxExporter
+from mobilevit.deployment.runtimes import OnnxPredictor
+from mobilevit.errors import MissingExtraError, UserError
+from mobilevit.verbs.export import export
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch, artefact: Path) -> None:
+    """Copy the artefact of the session instead of exporting again."""
+    content = artefact.read_bytes()
+    monkeypatch.setattr(
+        OnnxExporter, "export", lambda *args, **_: args[3].write_bytes(content) and None
+    )
+
+
+def test_the_artefact_and_its_report_lie_beside_the_checkpoint(report, run, photos):
+    assert report.path == run / "best.onnx"
+    assert {entry.name for entry in run.iterdir()} == {
+        "best.onnx",
+        "best.onnx.json",
+        "best.safetensors",
+        "run.json",
+    }
+    stored = json.loads(report.report.read_text(encoding="utf-8"))
+    assert stored == json.loads(json.dumps(report.to_dict()))
+    assert stored["comparison"]["passed"]
+    assert stored["comparison"]["pictures"] == 24  # those of val/
+    assert stored["artefact"]["bytes"] == report.path.stat().st_size
+
+
+def test_the_comparison_is_stored_in_the_artefact(report):
+    metadata = OnnxPredictor(report.path).metadata
+    assert json.loads(metadata["mobilevit.comparison"]) == report.comparison.to_dict()
+
+
+def test_people_see_the_numbers(report):
+    text = StringIO()
+    report.print(Console(file=text, width=200))
+    for word in ("largest difference", "SQNR", "the same", str(report.path), "mobilevit predict"):
+        assert word in text.getvalue()
+
+
+@pytest.mark.usefixtures("fast")
+def test_an_earlier_artefact_is_replaced(run, artefact, tmp_path, photos):
+    output = tmp_path / "new folder" / "x.onnx"
+    first = export(run, output=output, data=photos / "val" / "disc")
+    assert first.comparison.pictures == 8
+    assert export(run / "best.safetensors", output=output).path == output
+    assert sorted(entry.name for entry in output.parent.iterdir()) == ["x.onnx", "x.onnx.json"]
+
+
+@pytest.mark.usefixtures("fast")
+def test_another_file_is_never_replaced(run, tmp_path):
+    output = tmp_path / "mine.onnx"
+    output.write_text("precious")
+    with pytest.raises(UserError, match="not made by this package"):
+        export(run, output=output)
+    assert output.read_text() == "precious"
+
+
+@pytest.mark.usefixtures("fast")
+def test_no_more_pictures_are_compared_than_needed(run, tmp_path, photos, monkeypatch):
+    monkeypatch.setattr("mobilevit.verbs.export.COMPARED", 10)
+    assert export(run, output=tmp_path / "x.onnx", data=photos).comparison.pictures == 10
+
+
+def test_beyond_the_tolerance_there_is_no_artefact(run, artefact, tmp_path, monkeypatch):
+    def damaged(self, network, contract, path, **_):
+        model = onnx.load(artefact)
+        weights = next(t for t in model.graph.initializer if t.name == "head.weight")
+        values = 2 * onnx.numpy_helper.to_array(weights)
+        weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
+        onnx.save(model, path)
+
+    monkeypatch.setattr(OnnxExporter, "export", damaged)
+    output = tmp_path / "x.onnx"
+    with pytest.raises(UserError, match=r"differ.*up to .*; allowed is .* 0\.001 of their range"):
+        export(run, output=output)
+    assert list(tmp_path.iterdir()) == []
+    assert export(run, output=output, tolerance=1e6).comparison.passed
+
+
+def test_pictures_are_asked_for(run, tmp_path):
+    alone = tmp_path / "best.safetensors"
+    alone.write_bytes((run / "best.safetensors").read_bytes())
+    with pytest.raises(UserError, match="--data FOLDER"):
+        export(alone)
+    (tmp_path / "run.json").write_text(json.dumps({"data": str(tmp_path / "gone")}))
+    with pytest.raises(UserError, match="gone, which it was trained on, is gone"):
+        export(tmp_path)
+
+
+def test_what_it_refuses(run, artefact, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"unknown format 'onx'\. Did you mean 'onnx'"):
+        export(run, format="onx")
+    with pytest.raises(UserError, match="an artefact already"):
+        export(artefact)
+    with pytest.raises(UserError, match=r"ends in \.onnx"):
+        export(run, output=tmp_path / "x.tflite")
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "mobilevit\[onnx\]"'):
+        export(run)

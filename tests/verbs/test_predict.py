@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mobilevit.errors import UserError
+from mobilevit.verbs.predict import predict
+
+
+def test_a_checkpoint_and_its_artefact_say_the_same(run, artefact, photos):
+    paths = sorted(photos.glob("val/*/*.jpg"))[:5]
+    ours, theirs = predict(run, paths, batch_size=2), predict(artefact, paths, threads=1)
+    assert len(ours) == len(theirs) == 5
+    for a, b, path in zip(ours, theirs, paths, strict=True):
+        assert a.path == b.path == str(path)
+        assert [label.name for label in a.labels] == [label.name for label in b.labels]
+        assert len(a.labels) == 4  # of 5 asked for
+        assert sum(label.probability for label in a.labels) == pytest.approx(1)
+        for mine, its in zip(a.labels, b.labels, strict=True):
+            assert mine.probability == pytest.approx(its.probability, abs=1e-4)
+    assert ours[0] == next(iter(ours))
+    assert ours[1:3] == (ours[1], ours[2])
+
+
+def test_folders_and_top(run, photos):
+    found = predict(run, [photos / "val"], top=1)
+    assert len(found) == 24
+    assert {len(item.labels) for item in found} == {1}
+    assert len(predict(run, photos / "val" / "disc")) == 8  # one path is as good as a list
+
+
+def test_an_unreadable_picture_stops_nothing(artefact, photos, tmp_path):
+    broken = tmp_path / "[bold]broken.jpg"
+    broken.write_bytes(b"x")
+    found = predict(artefact, [broken, photos / "val" / "disc" / "0.jpg"])
+    assert len(found) == 1
+    assert list(found.unreadable) == [str(broken)]
+    json.dumps(found.to_dict())
+    text = StringIO()
+    found.print(Console(file=text, width=50))
+    lines = text.getvalue().splitlines()
+    assert len(lines) == 2
+    assert "0.jpg: " in lines[0]
+    assert "%" in lines[0]
+    assert "[bold]broken.jpg: left out" in lines[1]
+
+
+def test_nothing_readable_is_an_empty_result(artefact, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    assert len(predict(artefact, [tmp_path])) == 0
+
+
+def test_what_it_refuses(run, photos):
+    with pytest.raises(UserError, match="top is 0"):
+        predict(run, [photos], top=0)
+    with pytest.raises(UserError, match="Did you mean 'disc'"):
+        predict(run, [photos / "val" / "dics"])
+
+
+def test_with_an_artefact_no_verb_needs_torch(artefact: Path, photos: Path):
+    code = (
+        "import sys\n"
+        "from mobilevit.verbs.benchmark import benchmark\n"
+        "from mobilevit.verbs.evaluate import evaluate\n"
+        "from mobilevit.verbs.predict import predict\n"
+        "model, photos = sys.argv[1:]\n"
+        "found = predict(model, [photos + '/val/disc'])\n"
+        "result = evaluate(model, photos)\n"
+        "speed = benchmark([model], repeats=1, warmup=0)\n"
+        "print(len(found), result.metrics['samples'], len(speed.timings))\n"
+        "assert not {'torch', 'onnx', 'torchvision'} & sys.modules.keys()\n"
+    )
+    command = [sys.executable, "-c", code, str(artefact), str(photos)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.split() == ["8", "24", "1"], done.stderr
+
+
+def test_the_verbs_are_light_to_import():
+    heavy = "{'torch', 'numpy', 'PIL', 'onnxruntime', 'rich'}"
+    code = (
+        "import sys, mobilevit.verbs.predict, mobilevit.verbs.evaluate, mobilevit.verbs.export\n"
+        f"import mobilevit.verbs.benchmark\nprint({heavy} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr
