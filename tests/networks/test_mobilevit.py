@@ -195,7 +195,7 @@ def test_stages_that_do_not_exist_are_refused(indices: tuple[int, ...]) -> None:
 
 
 def unfold_by_torch(x: torch.Tensor, patch: int) -> torch.Tensor:
-    batch, height, width, depth = x.shape
+    batch, _, _, depth = x.shape
     y = F.unfold(x.permute(0, 3, 1, 2), patch, stride=patch)  # (B, D * P, N)
     return y.reshape(batch, depth, patch * patch, -1).permute(0, 2, 3, 1).flatten(0, 1)
 

@@ -150,8 +150,8 @@ if __name__ == "__main__":
 """
 
 
-def test_killed_three_times(tiny: Path, tmp_path: Path) -> None:
-    """kill -9 of real processes with workers: at a step, in the middle of a save, at a step."""
+def test_killed_twice(tiny: Path, tmp_path: Path) -> None:
+    """kill -9 of real processes with workers: at a step, then in the middle of a save."""
     from tiny import SETTINGS as BASE
 
     from mobilevit import Recipe
@@ -161,7 +161,7 @@ def test_killed_three_times(tiny: Path, tmp_path: Path) -> None:
     recipe = Recipe().override(**settings)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     epochs = []
-    for when, how in ((3, "step"), (2, "save"), (4, "step")):
+    for when, how in ((3, "step"), (2, "save")):
         assert python(KILLED, str(tmp_path), str(tiny), str(when), how) == -9
         run = RunFolder.existing(tmp_path / "run")
         epochs.append(load_checkpoint(run.last, training=True).progress["updates"])

@@ -35,7 +35,7 @@ def test_several_models_in_one_run(run, artefact):
     json.dumps(result.to_dict(), allow_nan=False)
     text = StringIO()
     result.print(Console(file=text, width=250))
-    for word in ("run/best.onnx", "64x64", "onnx fp32", "M mult-adds", "x first", "p90"):
+    for word in ("run/best.onnx", "64x64", "onnx", "MACs M", "x first", "p90"):
         assert word in text.getvalue()
 
 

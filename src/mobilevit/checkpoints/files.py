@@ -8,7 +8,6 @@ is there, under names that begin with ``training.``; in the header, each as JSON
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from mobilevit.deployment.contract import Contract
 from mobilevit.errors import UserError, nearest
+from mobilevit.files import replacing
 from mobilevit.networks import MobileViT, create_model
 
 FORMAT = "mobilevit-1"
@@ -68,12 +68,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "metrics": json.dumps(checkpoint.metrics),
         "progress": json.dumps(checkpoint.progress),
     }
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as beside:
         save_file(tensors, beside, header)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: str | Path, training: bool = False) -> Checkpoint:

@@ -308,7 +308,7 @@ def _classifier(features: int, num_classes: int) -> nn.Module:
 def _initialise(module: nn.Module) -> None:
     """Kaiming for convolutions, truncated normal (0.02) for linear layers, as the paper's code."""
     if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        nn.init.kaiming_normal_(module.weight)
     elif isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

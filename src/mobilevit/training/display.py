@@ -82,10 +82,9 @@ class Display:
 
     def finish_epoch(self, row: dict[str, Any], better: bool) -> None:
         """Print the line of a finished epoch."""
-        numbers = "  ".join(
-            f"{key.replace('_', ' ')} {value:.3f}"
-            for key, value in row.items()
-            if key.startswith(("train_", "val_"))
-        )
-        mark = " [green]best[/]" if better else ""
-        self.console.print(f"epoch {row['epoch']:>3}  {row['seconds']:>6.0f} s  {numbers}{mark}")
+        parts = []
+        for part in ("train", "val"):
+            values = [f"{k[len(part) + 1 :]} {v:.3f}" for k, v in row.items() if k.startswith(part)]
+            parts.append(f"{part} {' '.join(values)}")
+        mark = "  [green]best[/]" if better else ""
+        self.console.print(f"{row['epoch']:>3} {row['seconds']:>6.0f} s  {'  '.join(parts)}{mark}")

@@ -16,7 +16,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 from datetime import datetime, timezone
@@ -25,11 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from mobilevit.errors import UserError
+from mobilevit.files import write_text
 from mobilevit.training.recipe import Recipe
 
 
 class RunFolder:
-    """A run folder on disk; make one with ``fresh`` or ``existing``."""
+    """A run folder on disk, which need not exist yet."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,27 +38,6 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.batch = path / "batch.png"
         self.curves = path / "curves.png"
-
-    @classmethod
-    def fresh(cls, output: str | Path | None, data: Path, model: str) -> RunFolder:
-        """Choose a new run folder; nothing that exists is touched.
-
-        Raises:
-            UserError: when ``output`` is there already and not empty.
-        """
-        if output is None:
-            stem = f"runs/{data.resolve().name}-{model}"
-            path, number = Path(stem), 2
-            while path.exists():
-                path, number = Path(f"{stem}-{number}"), number + 1
-            return cls(path)
-        path = Path(output)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(
-                f"{path}: it exists and is not empty. Choose another output, or go on with an "
-                f"interrupted run by resume={path} (--resume {path})."
-            )
-        return cls(path)
 
     @classmethod
     def existing(cls, path: Path) -> RunFolder:
@@ -80,7 +59,7 @@ class RunFolder:
     def begin(self, recipe: Recipe, data: Path, epoch: int) -> None:
         """Write what is known before training; forget the metrics of epochs to be done again."""
         self.path.mkdir(parents=True, exist_ok=True)
-        _write(self.path / "recipe.yaml", recipe.to_yaml())
+        write_text(self.path / "recipe.yaml", recipe.to_yaml())
         facts = {
             "data": str(data.resolve()),
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -88,8 +67,8 @@ class RunFolder:
             "machine": platform.machine(),
             **{name: version(name) for name in ("mobilevit", "torch", "torchvision", "pillow")},
         }
-        _write(self.path / "run.json", json.dumps(facts, indent=2, ensure_ascii=False))
-        _write(self.metrics, "".join(line + "\n" for line in self._lines()[:epoch]))
+        write_text(self.path / "run.json", json.dumps(facts, indent=2, ensure_ascii=False))
+        write_text(self.metrics, "".join(line + "\n" for line in self._lines()[:epoch]))
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the metrics of the epochs so far."""
@@ -106,8 +85,26 @@ class RunFolder:
         return self.metrics.read_text(encoding="utf-8").splitlines()
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+def free_folder(output: str | Path | None, name: str) -> Path:
+    """Choose a folder to make; nothing that exists is touched.
+
+    Args:
+        output: the folder wished for; none: ``runs/NAME``, or the first of ``runs/NAME-2`` … that
+            is not there.
+        name: what it is about.
+
+    Raises:
+        UserError: when ``output`` is there already and not empty.
+    """
+    if output is None:
+        path, number = Path("runs") / name, 2
+        while path.exists():
+            path, number = Path("runs") / f"{name}-{number}", number + 1
+        return path
+    path = Path(output)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(
+            f"{path}: it exists and is not empty. Choose another output; an interrupted run goes "
+            f"on with resume={path} (--resume {path})."
+        )
+    return path

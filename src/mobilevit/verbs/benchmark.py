@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 CONVENTIONS = (
     "Latency: from an array in memory to an array in memory, wall clock; the models take turns, "
-    "call by call. Multiply-adds: of one picture, attention's matrix products included. Memory: "
-    "peak of a fresh process that loads the model and runs one batch of the largest size, "
+    "call by call. MACs: multiply-adds of one picture, attention's matrix products included. "
+    "Memory: peak of a fresh process that loads the model and runs one batch of the largest size, "
     "interpreter and libraries included."
 )
 
@@ -78,15 +78,16 @@ class Benchmark:
     def print(self, console: Console) -> None:
         """Print it as two tables."""
         from rich.markup import escape
-        from rich.table import Table
+        from rich.table import Column, Table
 
-        costs = Table("model", "runs as", title=escape(self.machine))
-        for column in ("input", "M params", "M mult-adds", "MB on disk", "MB memory"):
-            costs.add_column(column, justify="right", no_wrap=True)
+        name = Column("model", min_width=14, overflow="fold")
+        costs = Table(name, "runs as", title=escape(self.machine))
+        for column in ("input", "params M", "MACs M", "disk MB", "memory MB"):
+            costs.add_column(column, justify="right")
         for model in self.models:
             costs.add_row(
                 escape(_short(model["model"])),
-                f"{model['format']} {model['precision'] or '?'}",
+                f"{model['format']}\n{model['precision'] or '?'}",
                 "x".join(map(str, model["size"])),
                 _millions(model["parameters"], 2),
                 _millions(model["multiply_adds"], 0),

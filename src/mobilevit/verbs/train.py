@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from mobilevit.errors import UserError, require
 
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
     from mobilevit.data.folders import Folders
     from mobilevit.training.recipe import Recipe
     from mobilevit.training.run_folder import RunFolder
+
+NAMED = 5
+"""Files that a warning about the pictures names, at most; `doctor` names all."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -38,8 +44,9 @@ class Run:
     def print(self, console: Console) -> None:
         """Say what was reached and what to do next."""
         top1, epoch = self.metrics["top1"], self.metrics["epoch"]
-        console.print(f"top-1 {top1:.2%} on val, after epoch {epoch}: {self.folder}/")
-        console.print(f"next: mobilevit export {self.folder}", highlight=False)
+        folder = escape(str(self.folder))
+        console.print(f"top-1 {top1:.2%} on val, after epoch {epoch}: {folder}/")
+        console.print(f"next: mobilevit export {folder}", highlight=False)
 
 
 def train(
@@ -70,6 +77,8 @@ def train(
     Raises:
         UserError: for anything in the arguments or the pictures that cannot be used.
     """
+    # Threads that spin while they wait take the cores from the processes that read pictures.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is first imported
     require("lightning_fabric", "train")
     require("matplotlib", "train")
     from mobilevit.checkpoints import load_checkpoint
@@ -78,7 +87,7 @@ def train(
     from mobilevit.training.display import Display
     from mobilevit.training.fit import fit
     from mobilevit.training.recipe import DEFAULT_RECIPE, Recipe, load_recipe
-    from mobilevit.training.run_folder import RunFolder
+    from mobilevit.training.run_folder import RunFolder, free_folder
 
     task = get_task("classification")
     saved: Checkpoint | None = None
@@ -94,7 +103,7 @@ def train(
     else:
         base = recipe if isinstance(recipe, Recipe) else load_recipe(recipe or DEFAULT_RECIPE)
         chosen = base.override(**settings)
-        run = RunFolder.fresh(output, Path(data), chosen.model.model)
+        run = RunFolder(free_folder(output, f"{Path(data).resolve().name}-{chosen.model.model}"))
     start = load_checkpoint(weights) if weights is not None else None
     folders = task.read(data, chosen.data.val_fraction)
     fabric = _fabric(chosen, run)
@@ -123,7 +132,11 @@ def _checked(folders: Folders, fabric: Fabric, display: Any, progress: bool) -> 
     for finding in result.findings:
         if finding.severity in colours:
             colour = colours[finding.severity]
-            display.console.print(f"[{colour}]{finding.severity}[/] {finding.message}")
+            display.console.print(f"[{colour}]{finding.severity}[/] {escape(finding.message)}")
+            for path in finding.paths[:NAMED]:
+                display.console.print(f"  {path}", markup=False, soft_wrap=True)
+            if len(finding.paths) > NAMED:
+                display.console.print(f"  and {len(finding.paths) - NAMED} more")
     fatal = [f for f in result.errors if f.check != "unreadable-picture"]
     if fatal:
         raise UserError(
@@ -137,6 +150,8 @@ def _fabric(recipe: Recipe, run: RunFolder) -> Fabric:
     from lightning_fabric import Fabric
     from lightning_fabric.loggers import TensorBoardLogger
 
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     world = int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     device = recipe.training.device

@@ -63,8 +63,9 @@ def draw_confusion(path: Path, confusion: Sequence[Sequence[int]], names: Sequen
     axes.set_xlabel("predicted")
     axes.set_ylabel("truth")
     if len(names) <= NAMED_CLASSES:
-        axes.set_xticks(range(len(names)), [_short(name) for name in names], rotation=90)
-        axes.set_yticks(range(len(names)), [_short(name) for name in names])
+        labels = [_short(name) for name in names]
+        axes.set_xticks(range(len(names)), labels, rotation=90, parse_math=False)
+        axes.set_yticks(range(len(names)), labels, parse_math=False)
         for row, column in zip(*np.nonzero(counts), strict=True):
             colour = "white" if shares[row, column] > 0.5 else "black"
             text = str(counts[row, column])
@@ -81,7 +82,8 @@ def _mosaic(path: Path, pictures: Any, titles: Sequence[str], heading: str) -> N
         axes.axis("off")
     for axes, picture, title in zip(figure.axes, pictures, titles, strict=False):
         axes.imshow(np.clip(picture.transpose(1, 2, 0), 0, 1))
-        axes.set_title("\n".join(_short(line) for line in title.split("\n")), fontsize=8)
+        text = "\n".join(_short(line) for line in title.split("\n"))
+        axes.set_title(text, fontsize=8, parse_math=False)
     figure.savefig(path, dpi=100)
 
 

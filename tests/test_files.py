@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mobilevit.deployment.files import replacing, write_text
+from mobilevit.files import replacing, write_text
 
 
 def test_all_or_nothing(tmp_path):

@@ -1,0 +1,278 @@
+"""The command line: what it shows, what it answers, and the five commands on a tiny data set."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mobilevit.cli import main
+from mobilevit.training.recipe import load_recipe
+
+VERBS = ("train", "evaluate", "predict", "export", "benchmark", "doctor", "models", "demo")
+TINY = ("--epochs", "1", "--size", "32", "--sizes", "--workers", "0", "--device", "cpu")
+FAST = ("--batch-size", "8", "--precision", "fp32", "--no-progress")
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Return the exit code and what was printed, on lines as long as they like to be."""
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as leaving:  # --help, and what the parser refuses
+        code = int(leaving.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture
+def command(capsys, monkeypatch) -> Command:
+    monkeypatch.setenv("COLUMNS", "200")
+    return lambda *arguments: run(capsys, *arguments)
+
+
+@pytest.fixture(scope="module")
+def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder that the command line made."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["train", str(photos), "--output", str(folder), *TINY, *FAST]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def artefact(trained: Path) -> Path:
+    assert main(["export", str(trained)]) == 0
+    return trained / "best.onnx"
+
+
+def test_help_lists_every_verb(command):
+    code, out, _ = command("--help")
+    assert code == 0
+    for verb in VERBS:
+        assert f"• {verb} " in out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_shows_defaults(command, verb):
+    code, out, err = command(verb, "--help")
+    assert (code, err) == (0, "")
+    assert "--json" in out
+    words = " ".join(out.replace("│", " ").split())
+    options = re.findall(r" (--[a-z-]+)(?:, --no-[a-z-]+)? ", words.partition("-h, --help")[2])
+    assert len(set(options)) >= (9 if verb == "train" else 2)
+    assert words.count("(default: ") >= len(set(options)), "an option without its default"
+
+
+def test_help_says_what_a_word_stands_for(command):
+    """Every argument and option has a sentence of its own."""
+    for verb in VERBS:
+        _, out, _ = command(verb, "--help")
+        for line in out.splitlines():
+            entry = re.match(r"│ (?:--|[A-Z]).*?\s{2,}(.*?)\s*│$", line)
+            assert not entry or not entry[1].startswith("(default"), line
+
+
+def test_a_recipe_changes_the_defaults(command, tmp_path):
+    def epochs(*arguments: object) -> int:
+        _, out, _ = command("train", *arguments, "--help")
+        found = re.search(r"--epochs INT\s.*?\(default: (\d+)\)", out, re.DOTALL)
+        assert found
+        return int(found[1])
+
+    assert epochs() == load_recipe("photos").training.epochs
+    other = load_recipe("digits").training.epochs
+    assert epochs("--recipe", "digits") == epochs("--recipe=digits") == other != epochs()
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("training:\n  epochs: 77\n", encoding="utf-8")
+    assert epochs("--recipe", mine) == 77
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        (("train", "photos", "--epoch", "3"), "--epochs"),
+        (("train", "photos", "--batchsize", "3"), "--batch-size"),
+        (("evaluate", "run", "photos", "--splt", "val"), "--split"),
+        (("predict", "run", "photo.jpg", "--thread", "1"), "--threads"),
+        (("export", "run", "--dynamic", "--json"), "--dynamic-batch"),
+        (("export", "run", "--format", "onx"), "onnx"),
+        (("benchmark", "run", "--batch-size", "3"), "--batch-sizes"),
+        (("doctor", "--stric"), "--strict"),
+        (("trian", "photos"), "train"),
+    ],
+)
+def test_an_unknown_word_is_answered_with_the_right_one(command, wrong, right):
+    code, out, err = command(*wrong)
+    assert (code, out) == (2, "")
+    assert re.search(rf"(?<![\w-]){right}(?![\w-])", err), err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (("train", "photos", "--recipe", "digit"), "Did you mean 'digits'"),
+        (("train", "photos", "--recipe", "mine.yaml"), "mine.yaml: there is no such recipe file"),
+        (("train", "no-photos"), "no-photos"),
+        (("train",), "needs a folder of pictures, or resume=RUN"),
+        (("train", "--resume", "no-run"), "no last.safetensors in it to resume from"),
+        (("evaluate", "no-run", "photos"), "no-run: there is no such model"),
+        (("predict", "no-run", "a.jpg"), "a.jpg"),
+        (("export", "no-run"), "no-run: there is no such model"),
+        (("benchmark", "mobilevit_xx"), "Did you mean 'mobilevit_xxs'"),
+        (("models", "mobilevit_m"), "Did you mean 'mobilevit_"),
+    ],
+)
+def test_an_error_names_what_and_the_way_out(command, tmp_path, monkeypatch, wrong, says):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = command(*wrong)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert says in " ".join(err.split())
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_setting_out_of_range_is_refused_before_anything_is_written(
+    command, photos, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = command("train", photos, "--epochs", "0")
+    assert code == 2
+    assert "epochs is 0, it must be at least 1" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_overwritten(command, photos, trained):
+    before = (trained / "best.safetensors").read_bytes()
+    code, _, err = command("train", photos, "--output", trained, *TINY, *FAST)
+    assert code == 2
+    assert f"--resume {trained}" in err
+    assert (trained / "best.safetensors").read_bytes() == before
+
+
+def test_interruption(command, monkeypatch):
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mobilevit.verbs.models.models", interrupted)
+    assert command("models") == (130, "", "interrupted\n")
+
+
+def test_train_leaves_the_run_folder(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert names >= {
+        *("best.safetensors", "last.safetensors", "recipe.yaml", "run.json", "metrics.jsonl"),
+        *("tensorboard", "batch.png", "curves.png", "confusion.png", "mistakes.png"),
+    }
+    recipe = load_recipe(trained / "recipe.yaml")
+    assert (recipe.training.epochs, recipe.data.size, recipe.data.sizes) == (1, 32, ())
+
+
+def test_train_for_machines(command, photos, tmp_path):
+    folder = tmp_path / "run"
+    code, out, _ = command("train", photos, "--output", folder, *TINY, *FAST, "--json")
+    assert code == 0
+    result = json.loads(out)
+    assert result["folder"] == str(folder)
+    assert 0 <= result["metrics"]["top1"] <= 1
+
+
+def test_evaluate_export_predict_agree(command, photos, trained, artefact):
+    results = []
+    for model in (trained, artefact):
+        code, out, _ = command("evaluate", model, photos, "--json", "--threads", "1")
+        assert code == 0
+        results.append(json.loads(out)["metrics"])
+    assert results[0]["top1"] == results[1]["top1"]
+    assert results[0]["samples"] == 24
+    picture = photos / "val" / "disc" / "0.jpg"
+    answers = []
+    for model in (trained, artefact):
+        code, out, _ = command("predict", model, picture, "--top", "2", "--json")
+        assert code == 0
+        (prediction,) = json.loads(out)["predictions"]
+        answers.append([label["name"] for label in prediction["labels"]])
+    assert answers[0] == answers[1]
+    assert len(answers[0]) == 2
+
+
+def test_what_people_read(command, photos, trained, artefact, tmp_path):
+    code, out, _ = command("evaluate", artefact, photos, "--output", tmp_path / "result.json")
+    assert code == 0
+    assert "top1" in out
+    assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["split"]
+    code, out, _ = command("predict", artefact, photos / "val" / "disc", "--top", "1")
+    assert (code, len(out.splitlines())) == (0, 8)
+    output = tmp_path / "other.onnx"
+    code, out, _ = command("export", trained, "--output", output, "--dynamic-batch")
+    assert code == 0
+    assert output.is_file()
+    assert "mobilevit predict" in out
+
+
+def test_benchmark_and_models_for_machines(command, artefact):
+    code, out, _ = command("benchmark", artefact, "--repeats", "2", "--batch-sizes", "1", "2", "--json")
+    assert code == 0
+    assert [timing["batch_size"] for timing in json.loads(out)["timings"]] == [1, 2]
+    code, out, _ = command("models", "*_xxs", "--size", "128", "--json")
+    assert code == 0
+    (row,) = json.loads(out)["models"]
+    assert row["parameters"] == 1_272_024
+
+
+def test_resume_goes_on_with_its_own_settings_only(command, trained):
+    for other in (("--epochs", "2"), ("--recipe", "digits"), ("--output", "x"), ("--weights", "x")):
+        code, _, err = command("train", "--resume", trained, *other)
+        assert code == 2
+        assert "--resume goes on with the run's own recipe" in err
+    weights = (trained / "best.safetensors").read_bytes()
+    assert command("train", "--resume", trained, "--no-progress")[0] == 0  # it is done already
+    assert (trained / "best.safetensors").read_bytes() == weights
+
+
+def test_doctor_exit_codes(command, photos, tmp_path):
+    assert command("doctor")[0] == 0
+    code, out, _ = command("doctor", photos, "--json")
+    assert code == 0
+    assert json.loads(out)["ok"] is True
+    warned = shutil.copytree(photos, tmp_path / "photos")
+    (warned / "train" / "disc" / "copy.jpg").write_bytes(
+        (warned / "val" / "disc" / "0.jpg").read_bytes()
+    )
+    code, out, _ = command("doctor", warned)
+    assert code == 0
+    assert "warning" in out
+    assert command("doctor", warned, "--strict")[0] == 1
+    assert command("doctor", tmp_path / "nowhere")[0] == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["train", "--help"], ["predict", "--help"]])
+def test_help_and_import_need_no_torch(arguments):
+    code = (
+        "import sys\n"
+        "import mobilevit\n"
+        "from mobilevit.cli import main\n"
+        "try:\n"
+        "    main(sys.argv[1:]) if sys.argv[1:] else None\n"
+        "except SystemExit as leaving:\n"
+        "    assert not leaving.code\n"
+        "assert not {'torch', 'torchvision', 'onnxruntime', 'matplotlib'} & sys.modules.keys()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_as_a_program():
+    command = [sys.executable, "-m", "mobilevit"]
+    done = subprocess.run([*command, "models", "x"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: unknown model 'x'")

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import typing
+from collections import Counter
+from dataclasses import FrozenInstanceError, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mobilevit import Recipe, UserError, list_recipes, load_recipe
+from mobilevit.networks import list_models
+
+
+def test_defaults_are_the_papers() -> None:
+    recipe = Recipe()
+    assert (recipe.optimizer.lr, recipe.min_lr) == (2e-3, 2e-4)
+    assert recipe.optimizer.weight_decay == 0.01
+    assert recipe.optimizer.decay_norms is True
+    assert recipe.optimizer.label_smoothing == 0.1
+    assert recipe.optimizer.ema_decay == 0.9995
+    assert (recipe.training.epochs, recipe.training.batch_size) == (300, 1024)
+    assert recipe.augmentation.crop_scale == (0.08, 1.0)
+    assert recipe.augmentation.crop_ratio == pytest.approx((3 / 4, 4 / 3))
+    augmentation = recipe.augmentation
+    assert augmentation.flip == 0.5
+    assert augmentation.mixup == augmentation.cutmix == augmentation.erase == 0
+    assert augmentation.randaugment == 0
+    assert (recipe.data.size, recipe.eval_resize, recipe.train_sizes) == (256, 288, (256,))
+
+
+def test_flat_names_are_unique_over_the_sections() -> None:
+    sections = typing.get_type_hints(Recipe)
+    names = Counter(field.name for section in sections.values() for field in fields(section))
+    names += Counter(sections.keys() - {"model"})  # `model.model` is meant
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_every_setting_is_explained() -> None:
+    """Each field is followed by a sentence, from which the help of the command line is made."""
+    import ast
+    import inspect
+
+    import mobilevit.training.recipe as module
+
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Config"):
+            for line, after in zip(node.body, [*node.body[1:], None], strict=True):
+                if isinstance(line, ast.AnnAssign):
+                    assert isinstance(after, ast.Expr), ast.unparse(line)
+                    assert isinstance(after.value, ast.Constant)
+
+
+def test_recipes_are_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Recipe().training.epochs = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_shipped_recipes(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    assert recipe.model.model in list_models()
+    assert all(size % 32 == 0 for size in recipe.train_sizes)
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(recipe.to_yaml(), encoding="utf-8")
+    assert load_recipe(copy) == recipe
+    text = (resources.files("mobilevit.recipes") / f"{name}.yaml").read_text(encoding="utf-8")
+    header = [line for line in text.splitlines() if line.startswith("#")]
+    for word in ("expected", "cost", "command"):
+        assert any(line.startswith(f"# {word}") for line in header), f"{word} is not told"
+
+
+recipes = st.builds(
+    lambda **values: Recipe().override(**values),
+    model=st.sampled_from(list_models()),
+    patch_sizes=st.tuples(*[st.sampled_from((1, 2, 4, 8))] * 3),
+    dropout=st.none() | st.floats(0, 0.5),
+    size=st.integers(32, 512),
+    sizes=st.lists(st.integers(32, 512)).map(tuple),
+    anchor=st.sampled_from(("base", "largest")),
+    lr=st.floats(1e-8, 10),
+    decay_norms=st.booleans(),
+    crop_scale=st.tuples(st.floats(0.01, 0.5), st.floats(0.5, 1)),
+    workers=st.none() | st.integers(0, 9),
+    precision=st.sampled_from(("auto", "fp32", "bf16", "fp16")),
+    seed=st.integers(0, 2**63),
+)
+
+
+@given(recipe=recipes)
+def test_there_and_back(recipe: Recipe) -> None:
+    assert Recipe.from_dict(recipe.to_dict(), "here") == recipe
+    assert Recipe.from_dict(yaml.safe_load(recipe.to_yaml()), "here") == recipe
+
+
+def test_override_changes_what_is_named_and_checks_it() -> None:
+    recipe = Recipe()
+    other = recipe.override(epochs=3, lr=1, sizes=[32, 64], dropout=0.2)
+    assert (other.training.epochs, other.optimizer.lr) == (3, 1.0)
+    assert isinstance(other.optimizer.lr, float)
+    assert other.data.sizes == (32, 64)
+    assert other.model.dropout == 0.2
+    assert other.override(dropout=None).model.dropout is None
+    assert recipe == Recipe()
+    assert other.augmentation == recipe.augmentation
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epoch": 3}, "unknown setting 'epoch'.*Did you mean 'epochs'"),
+        ({"batchsize": 3}, "Did you mean 'batch_size'"),
+        ({"epochs": 2.5}, "training.epochs is 2.5, it must be of type int"),
+        ({"epochs": True}, "training.epochs is True"),
+        ({"epochs": "3"}, "training.epochs is '3'"),
+        ({"lr": "fast"}, "optimizer.lr is 'fast', it must be of type float"),
+        ({"lr": None}, "optimizer.lr is None"),
+        ({"anchor": "biggest"}, "data.anchor is 'biggest', it must be one of base, largest"),
+        ({"precision": "int8"}, "one of auto, fp32, bf16, fp16"),
+        ({"sizes": 128}, "data.sizes is 128, it must be a list of numbers"),
+        ({"sizes": (128, "x")}, "data.sizes is 'x'"),
+        ({"patch_sizes": (2, 2)}, "must be a list of 3 numbers"),
+        ({"decay_norms": "yes"}, "must be of type bool"),
+        ({"epochs": 0}, "epochs is 0, it must be at least 1"),
+        ({"batch_size": 1}, "batch_size is 1"),
+        ({"size": 31}, "size is 31"),
+        ({"sizes": (64, 16)}, "sizes is 16"),
+        ({"resize": 100}, "resize is 100, it must be at least 256"),
+        ({"val_fraction": 1.0}, "val_fraction is 1.0, it must be from 0.01 to 0.9"),
+        ({"lr": -1.0}, "lr is -1.0"),
+        ({"lr": float("nan")}, "lr is nan"),
+        ({"min_lr": 1.0}, "min_lr is 1.0"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0"),
+        ({"crop_scale": (0.9, 0.5)}, "crop_scale is 0.9"),
+        ({"crop_ratio": (2.0, 1.0)}, "crop_ratio is 2.0"),
+        ({"flip": 1.5}, "flip is 1.5"),
+        ({"randaugment": 31}, "randaugment is 31"),
+        ({"mixup": -1.0}, "mixup is -1.0"),
+        ({"clip_norm": -1.0}, "clip_norm is -1.0"),
+        ({"weight_decay": -0.1}, "weight_decay is -0.1"),
+        ({"warmup_epochs": -1}, "warmup_epochs is -1"),
+        ({"workers": -1}, "workers is -1"),
+        ({"dropout": 1.5}, "dropout is 1.5"),
+        ({"patch_sizes": (2, 0, 2)}, "patch_sizes is 0"),
+    ],
+)
+def test_what_is_wrong_is_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Recipe().override(**values)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optimiser:\n  lr: 1", "unknown section 'optimiser'.*Did you mean 'optimizer'"),
+        ("training:\n  epoch: 1", "unknown key 'training.epoch'.*Did you mean 'epochs'"),
+        ("epochs: 1", "unknown section 'epochs'"),
+        ("training:\n  lr: 1", "unknown key 'training.lr'"),
+        ("model: mobilevit_s", "'model' is 'mobilevit_s', it must be a section of keys: model"),
+        ("training: [epochs]", ".*must be a section of keys"),
+        ("training:\n  epochs: many", "training.epochs is 'many', it must be of type int"),
+        ("- 1\n- 2", "a recipe is sections of keys, not list"),
+        ("a: [", "this is no YAML"),
+    ],
+)
+def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=rf"(?s)mine\.yaml: {message}"):
+        load_recipe(path)
+
+
+def test_short_files_and_yamls_own_spelling_of_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yml"
+    path.write_text("optimizer:\n  lr: 1e-3\ntraining:\n", encoding="utf-8")
+    assert load_recipe(path) == Recipe().override(lr=0.001)
+    path.write_text("", encoding="utf-8")
+    assert load_recipe(str(path)) == Recipe()
+
+
+def test_names_that_are_no_recipe() -> None:
+    with pytest.raises(UserError, match=r"unknown recipe 'photo'.*Did you mean 'photos'"):
+        load_recipe("photo")
+    with pytest.raises(UserError, match=r"none\.yaml: there is no such recipe file"):
+        load_recipe("none.yaml")
+
+
+def test_needs_no_torch() -> None:
+    code = (
+        "import sys, mobilevit; mobilevit.load_recipe('photos'); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
