@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
@@ -18,7 +18,7 @@ from mobilevit.training.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 Flag = FlagCreatePairsOff[bool]
 Json = Annotated[Flag, arg(help="Print the result as JSON.")]
 Model = Annotated[Positional[str], arg(help="A run folder, a checkpoint or an .onnx file.")]
-Threads = Annotated[Optional[int], arg(help="Threads that compute; none given: the runtime's.")]
+Threads = Annotated[int | None, arg(help="Threads that compute; none given: the runtime's.")]
 Data = "A folder of class folders, with train/ and val/ or without."
 
 
@@ -57,18 +57,18 @@ def _commands(arguments: Sequence[str]) -> dict[str, Callable[..., int]]:
 def _train(arguments: Sequence[str]) -> Callable[..., int]:
     """Make the command whose defaults are those of the recipe that is asked for."""
     chosen = DEFAULT_RECIPE
-    for word, following in zip(arguments, [*arguments[1:], DEFAULT_RECIPE]):
+    for word, following in zip(arguments, [*arguments[1:], DEFAULT_RECIPE], strict=True):
         if word.startswith("--recipe"):
             chosen = word.partition("=")[2] or following
     defaults = load_recipe(chosen) if "train" in arguments[:1] else Recipe()
 
     def train(
-        data: Annotated[Positional[Optional[Path]], arg(metavar="DATA", help=Data)] = None,
+        data: Annotated[Positional[Path | None], arg(metavar="DATA", help=Data)] = None,
         *,
         recipe: str = DEFAULT_RECIPE,
-        output: Optional[Path] = None,
-        resume: Optional[Path] = None,
-        weights: Optional[Path] = None,
+        output: Path | None = None,
+        resume: Path | None = None,
+        weights: Path | None = None,
         check: bool = True,
         progress: bool = True,
         settings: OmitArgPrefixes[Recipe] = defaults,
@@ -104,7 +104,7 @@ def _evaluate(
     split: Literal["val", "train", "all"] = "val",
     batch_size: int = 32,
     threads: Threads = None,
-    output: Optional[Path] = None,
+    output: Path | None = None,
     json: Json = False,
 ) -> int:
     """Evaluate a network on labelled pictures.
@@ -146,10 +146,10 @@ def _export(
     model: Annotated[Positional[Path], arg(help="A run folder or a checkpoint.")],
     *,
     format: Literal["onnx"] = "onnx",
-    output: Optional[Path] = None,
-    data: Optional[Path] = None,
+    output: Path | None = None,
+    data: Path | None = None,
     dynamic_batch: Flag = False,
-    tolerance: Optional[float] = None,
+    tolerance: float | None = None,
     json: Json = False,
 ) -> int:
     """Export a checkpoint, and run the result beside PyTorch on real pictures.
@@ -172,7 +172,7 @@ def _benchmark(
         arg(metavar="MODELS", help="Run folders, checkpoints, .onnx files or names of networks."),
     ],
     *,
-    size: Optional[int] = None,
+    size: int | None = None,
     threads: tuple[int, ...] = (1,),
     batch_sizes: tuple[int, ...] = (1,),
     repeats: int = 30,
@@ -196,7 +196,7 @@ def _benchmark(
 
 
 def _doctor(
-    data: Annotated[Positional[Optional[Path]], arg(metavar="DATA", help=Data)] = None,
+    data: Annotated[Positional[Path | None], arg(metavar="DATA", help=Data)] = None,
     *,
     strict: Flag = False,
     json: Json = False,
@@ -230,7 +230,7 @@ def _models(
     return _show(models(pattern, size), json)
 
 
-def _demo(*, output: Optional[Path] = None, json: Json = False) -> int:
+def _demo(*, output: Path | None = None, json: Json = False) -> int:
     """Train, evaluate, export and measure a network on handwritten digits, in minutes.
 
     Args:

@@ -119,9 +119,7 @@ def test_logits_and_feature_maps_agree_at_256(library: str, name: str) -> None:
 
 @pytest.mark.parametrize("library", MAKERS)
 @pytest.mark.parametrize("shape", SHAPES[1:], ids=str)
-def test_logits_and_feature_maps_agree_at_other_sizes(
-    library: str, shape: tuple[int, int]
-) -> None:
+def test_logits_and_feature_maps_agree_at_other_sizes(library: str, shape: tuple[int, int]) -> None:
     compare(library, "mobilevit_xxs", shape)
 
 

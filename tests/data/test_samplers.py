@@ -72,8 +72,8 @@ def test_batches_have_about_the_same_number_of_pixels(values: dict[str, Any], ep
     for step in sampler.steps[:-1]:
         wanted = max(least, values["batch_size"] * side**2 / step.size**2)
         assert abs(step.count - wanted) <= 0.5
-    size, count = sampler.steps[-1]
-    assert count < max(least, values["batch_size"] * side**2 / size**2) + 0.5 + least
+    last = sampler.steps[-1]
+    assert last.count < max(least, values["batch_size"] * side**2 / last.size**2) + 0.5 + least
 
 
 @settings(max_examples=100, deadline=None)
@@ -206,9 +206,7 @@ def test_any_dataset_in_a_plain_loader(workers: int) -> None:
 
 def test_workers_get_the_size_and_go_on_over_epochs() -> None:
     sampler = MultiScaleSampler(40, 8, (8, 16), 16)
-    loader = DataLoader(
-        Pictures(), batch_sampler=sampler, num_workers=2, persistent_workers=True
-    )
+    loader = DataLoader(Pictures(), batch_sampler=sampler, num_workers=2, persistent_workers=True)
     for epoch, start in ((0, 0), (1, 0), (2, 1)):
         sampler.set_epoch(epoch, start)
         expected = list(sampler)

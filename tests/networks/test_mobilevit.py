@@ -277,9 +277,7 @@ def test_memory_format_changes_no_number(xxs: MobileViT) -> None:
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_exported_graph_has_nothing_that_converters_refuse(
-    xxs: MobileViT, training: bool
-) -> None:
+def test_exported_graph_has_nothing_that_converters_refuse(xxs: MobileViT, training: bool) -> None:
     network = create_model("mobilevit_xxs", num_classes=3) if training else xxs
     program = torch.export.export(network, (torch.rand(2, 3, 64, 64),))
     for node in program.graph.nodes:

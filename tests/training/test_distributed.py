@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import SETTINGS, fit_tiny, python, resume_tiny, rows, tensors
 
 from mobilevit import Recipe, load_checkpoint
 from mobilevit.data.folders import read_folders
 from mobilevit.data.transforms import EvalDataset
 from mobilevit.training.run_folder import RunFolder
+from tiny import SETTINGS, fit_tiny, python, resume_tiny, rows, tensors
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 

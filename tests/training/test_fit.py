@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from tiny import assert_same_run, fit_tiny, make_pictures, rows, tensors
 from torch import nn
 
 from mobilevit import Recipe, UserError, create_model, load_checkpoint, load_recipe, train
@@ -22,6 +21,7 @@ from mobilevit.training.fit import _optimizer
 from mobilevit.training.run_folder import RunFolder
 from mobilevit.training.state import data_hash
 from mobilevit.verbs.train import Run, _precision
+from tiny import assert_same_run, fit_tiny, make_pictures, rows, tensors
 
 EPOCHS = 14
 
@@ -150,9 +150,7 @@ def test_norms_and_biases_are_not_decayed_on_request() -> None:
     assert len(decayed["params"]) + len(free["params"]) == len(list(network.parameters()))
 
 
-def test_gradients_are_clipped(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradients_are_clipped(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     norms = []
     clip = Fabric.clip_gradients
 

@@ -193,7 +193,6 @@ def test_names_that_are_no_recipe() -> None:
 
 def test_needs_no_torch() -> None:
     code = (
-        "import sys, mobilevit; mobilevit.load_recipe('photos'); "
-        "sys.exit('torch' in sys.modules)"
+        "import sys, mobilevit; mobilevit.load_recipe('photos'); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

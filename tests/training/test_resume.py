@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import assert_same_run, fit_tiny, make_pictures, python, resume_tiny
 
 from mobilevit import UserError, load_checkpoint, train
 from mobilevit.training.display import Display
 from mobilevit.training.run_folder import RunFolder
+from tiny import assert_same_run, fit_tiny, make_pictures, python, resume_tiny
 
 SETTINGS: dict[str, Any] = {
     "epochs": 3,
@@ -152,9 +152,8 @@ if __name__ == "__main__":
 
 def test_killed_twice(tiny: Path, tmp_path: Path) -> None:
     """kill -9 of real processes with workers: at a step, then in the middle of a save."""
-    from tiny import SETTINGS as BASE
-
     from mobilevit import Recipe
+    from tiny import SETTINGS as BASE
 
     settings = BASE | SETTINGS | {"workers": 1}
     whole = train(tiny, recipe=Recipe(), output=tmp_path / "whole", progress=False, **settings)

@@ -51,7 +51,7 @@ class Adapter:
         split: dict[str, Tensor] = {}
         for name, tensor in ours.items():
             if self.qkv and ".qkv." in name:
-                for third, part in zip(self.qkv, tensor.chunk(3)):
+                for third, part in zip(self.qkv, tensor.chunk(3), strict=True):
                     split[name.replace(".qkv.", f".{third}.")] = part
             else:
                 split[name] = tensor

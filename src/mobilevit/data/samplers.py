@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -32,7 +33,8 @@ class SampleKey(int):
         return SampleKey, (int(self), self.size, self.seed)
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True)
+class Step:
     """One step of an epoch: ``count`` samples over all processes, each at ``size`` pixels."""
 
     size: int
@@ -109,10 +111,11 @@ class MultiScaleSampler(Sampler[list[SampleKey]]):
         steps: list[Step] = []
         rest = self.length
         while rest > 0:
-            size, count = self.choices[draw.integers(len(self.choices))]
+            step = self.choices[draw.integers(len(self.choices))]
+            count = step.count
             if rest - count < 2 * self.num_replicas:
                 count = rest
-            steps.append(Step(size, count))
+            steps.append(Step(step.size, count))
             rest -= count
         return steps
 
@@ -125,11 +128,11 @@ class MultiScaleSampler(Sampler[list[SampleKey]]):
         order = draw.permutation(self.length)
         seeds = draw.integers(2**63, size=self.length)
         begin = sum(step.count for step in self.steps[: self.start])
-        for size, count in self.steps[self.start :]:
-            chunk = order[begin : begin + count]
+        for step in self.steps[self.start :]:
+            chunk = order[begin : begin + step.count]
             mine = np.array_split(chunk, self.num_replicas)[self.rank]
-            yield [SampleKey(int(index), size, int(seeds[index])) for index in mine]
-            begin += count
+            yield [SampleKey(int(index), step.size, int(seeds[index])) for index in mine]
+            begin += step.count
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the next iteration starts."""

@@ -100,15 +100,11 @@ class EvalDataset(Dataset[tuple[Tensor, int] | None]):
 
 
 def collate(samples: Sequence[tuple[Tensor, int] | None]) -> tuple[Tensor, Tensor]:
-    """Stack samples into (B, 3, H, W) and (B,), without those that could not be read.
-
-    Raises:
-        PictureError: when none of them could.
-    """
+    """Stack samples into (B, 3, H, W) and (B,), without those that could not be read."""
     readable = [sample for sample in samples if sample is not None]
     if not readable:
-        raise PictureError("no picture of a whole batch can be read any more; is the disk gone?")
-    pictures, labels = zip(*readable)
+        return torch.empty(0, 3, 0, 0), torch.empty(0, dtype=torch.long)
+    pictures, labels = zip(*readable, strict=True)
     return torch.stack(pictures), torch.tensor(labels)
 
 

@@ -15,13 +15,22 @@ __all__ = ["FeatureExtractor", "MobileViT", "MobileViTConfig", "create_model", "
 
 @overload
 def create_model(
-    name: str, *, num_classes: int = ..., in_chans: int = ..., features_only: Literal[False] = ...,
+    name: str,
+    *,
+    num_classes: int = ...,
+    in_chans: int = ...,
+    features_only: Literal[False] = ...,
     **numbers: Any,
 ) -> MobileViT: ...
 @overload
 def create_model(
-    name: str, *, num_classes: int = ..., in_chans: int = ..., features_only: Literal[True],
-    out_indices: Sequence[int] = ..., **numbers: Any,
+    name: str,
+    *,
+    num_classes: int = ...,
+    in_chans: int = ...,
+    features_only: Literal[True],
+    out_indices: Sequence[int] = ...,
+    **numbers: Any,
 ) -> FeatureExtractor: ...
 def create_model(
     name: str,

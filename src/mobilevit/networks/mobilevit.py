@@ -1,7 +1,7 @@
-"""MobileViT (Mehta & Rastegari, ICLR 2022): convolutions for what is near, transformers for the rest.
+"""MobileViT (Mehta & Rastegari, ICLR 2022): convolutions for what is near, attention for the rest.
 
-This file needs torch and nothing else, and reads from top to bottom: the two building blocks of
-the convolutional half, the transformer, the MobileViT block that joins them, the network, its sizes.
+This file needs torch and nothing else, and reads from top to bottom: the building blocks of the
+convolutional half, the transformer, the MobileViT block that joins them, the network, its sizes.
 
 Tensors are named by shape: B pictures, C channels, H height, W width, D width of the transformer,
 P pixels in a patch, N patches.
@@ -63,7 +63,12 @@ class ConvNormAct(nn.Module):
     """Convolution, batch-norm, SiLU: (B, in, H, W) to (B, out, H / stride, W / stride)."""
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1,
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
         act: bool = True,
     ) -> None:
         super().__init__()
@@ -204,7 +209,7 @@ class MobileViT(nn.Module):
         self.num_features = config.head_width
         widths, expansion = config.widths, config.expansion
         self.stem = ConvNormAct(config.in_chans, config.stem_width, 3, stride=2)
-        stages = [
+        stages: list[list[nn.Module]] = [
             [InvertedResidual(config.stem_width, widths[0], 1, expansion)],
             [
                 InvertedResidual(widths[0], widths[1], 2, expansion),
@@ -213,7 +218,12 @@ class MobileViT(nn.Module):
             ],
         ]
         for inputs, outputs, tokens, layers, patch in zip(
-            widths[1:], widths[2:], config.token_widths, config.layers, config.patch_sizes
+            widths[1:-1],
+            widths[2:],
+            config.token_widths,
+            config.layers,
+            config.patch_sizes,
+            strict=True,
         ):
             stages.append(
                 [
@@ -306,7 +316,11 @@ def _classifier(features: int, num_classes: int) -> nn.Module:
 
 
 def _initialise(module: nn.Module) -> None:
-    """Kaiming for convolutions, truncated normal (0.02) for linear layers, as the paper's code."""
+    """Kaiming for convolutions, truncated normal (0.02) for linear layers.
+
+    The paper's code has the same two. The fan is that of the inputs: counted by outputs, depth-wise
+    filters would start some hundred times too small, and short trainings suffer for it.
+    """
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight)
     elif isinstance(module, nn.Linear):

@@ -1,0 +1,1 @@
+"""Recipes: YAML files whose headers say what they reach, what they cost and the command."""

@@ -1,0 +1,1 @@
+"""Recipes, the training function, the run folder."""

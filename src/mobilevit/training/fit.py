@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import time
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
-from mobilevit.checkpoints import Checkpoint, architecture, load_checkpoint, save_checkpoint
+from mobilevit.checkpoints import Checkpoint, architecture, save_checkpoint
 from mobilevit.data.folders import Folders
 from mobilevit.data.samplers import MultiScaleSampler
 from mobilevit.data.scan import usable_cores
@@ -76,15 +76,15 @@ def fit(
     average = averaged(raw, recipe.optimizer.ema_decay)
     evaluated: MobileViT = average.module if recipe.optimizer.ema_decay else raw  # type: ignore[assignment]
     optimizer = _optimizer(recipe, raw)
-    progress = Progress(data=data_hash(folders.train, folders.source))
+    progress = Progress(data=data_hash(folders.train, folders.source), processes=fabric.world_size)
     if saved is not None:
-        progress = _restored(saved, progress.data, raw, evaluated, optimizer, run)
+        progress = _restored(saved, progress, raw, evaluated, optimizer, run)
         average.n_averaged.fill_(progress.updates)
     if progress.scaler:
         fabric.strategy.precision.load_state_dict(progress.scaler)
-    network, stepper = fabric.setup(
-        torch.compile(raw) if recipe.training.compile else raw, optimizer
-    )
+    if recipe.training.compile:
+        raw.compile()
+    network, stepper = fabric.setup(raw, optimizer)
     sampler = MultiScaleSampler(
         len(folders.train),
         recipe.training.batch_size,
@@ -137,20 +137,20 @@ def fit(
             sums *= fabric.is_global_zero  # what was saved is of all processes
             network.train()
             started = time.perf_counter()
-            for batch, step in zip(loader, sampler.steps[progress.step :]):
-                torch.manual_seed(
-                    _seed(recipe.training.seed, progress.updates, fabric.global_rank)
-                )
+            for batch, step in zip(loader, sampler.steps[progress.step :], strict=True):
+                torch.manual_seed(_seed(recipe.training.seed, progress.updates, fabric.global_rank))
                 rate = learning_rate(recipe, progress.samples, len(folders.train))
                 for group in optimizer.param_groups:
                     group["lr"] = rate
+                if not len(batch[1]):
+                    raise UserError("none of a batch's pictures can be read; is the disk gone?")
                 pictures, targets = side.prepare(*fabric.to_device(batch))
                 if progress.updates == 0 and fabric.is_global_zero:
                     side.draw_batch(run.batch, pictures, targets)
                 count = max(1, min(recipe.training.accumulate, len(pictures) // 2))
-                parts = list(zip(pictures.tensor_split(count), targets.tensor_split(count)))
-                for i, (x, target) in enumerate(parts):
-                    with fabric.no_backward_sync(network, enabled=i < len(parts) - 1):
+                parts = zip(pictures.tensor_split(count), targets.tensor_split(count), strict=True)
+                for part, (x, target) in enumerate(parts, start=1):
+                    with fabric.no_backward_sync(network, enabled=part < count):
                         outputs = network(x)
                         loss = side.loss(outputs, target)
                         fabric.backward(loss * (fabric.world_size / step.count))
@@ -172,20 +172,19 @@ def fit(
                 progress.samples += step.count
                 display.step(sums, rate, step)
                 if progress.updates % recipe.training.save_steps == 0:
-                    total = fabric.all_reduce(sums.clone(), reduce_op="sum")
-                    progress.sums = _finite(total, progress)
+                    progress.sums = _finite(fabric, sums, progress)
                     now = time.perf_counter()
                     progress.seconds, started = progress.seconds + now - started, now
                     if fabric.is_global_zero:
                         save_checkpoint(run.last, checkpoint({}, resumable=True))
             progress.seconds += time.perf_counter() - started
 
-            loss_sum, right_sum, seen = _finite(fabric.all_reduce(sums, reduce_op="sum"), progress)
+            loss_sum, right_sum, seen = _finite(fabric, sums, progress)
             metric = _evaluate(fabric, evaluated, val_loader, task.metric(contract))
             results = metric.compute()
             better = results[task.primary] > progress.best
             progress.best = max(progress.best, results[task.primary])
-            row = {
+            row: dict[str, Any] = {
                 "epoch": progress.epoch + 1,
                 "updates": progress.updates,
                 "samples": progress.samples,
@@ -213,7 +212,7 @@ def _network(recipe: Recipe, contract: Contract, weights: Checkpoint | None) -> 
         for key, value in dataclasses.asdict(recipe.model).items()
         if key != "model" and value is not None
     }
-    network = create_model(
+    network: MobileViT = create_model(
         recipe.model.model, num_classes=len(contract.class_names), **numbers
     )
     if weights is not None:
@@ -244,20 +243,26 @@ def _optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.AdamW:
 
 def _restored(
     saved: Checkpoint,
-    data: str,
+    fresh: Progress,
     raw: MobileViT,
     evaluated: MobileViT,
     optimizer: torch.optim.Optimizer,
     run: RunFolder,
 ) -> Progress:
-    if saved.progress["data"] != data:
+    progress = Progress(**saved.progress)
+    if progress.processes != fresh.processes:
+        raise UserError(
+            f"{run.last}: it was trained by {progress.processes} processes; resume with as many, "
+            f"not {fresh.processes}."
+        )
+    if progress.data != fresh.data:
         raise UserError(
             f"{run.last}: it was trained on other pictures than the folder has now. To start "
             "anew from its weights use weights= (--weights) instead of resume."
         )
     evaluated.load_state_dict(saved.network.state_dict())
     restore_tensors(saved.training, raw, optimizer)
-    return Progress(**saved.progress)
+    return progress
 
 
 def _attention(fabric: Fabric) -> AbstractContextManager[None]:
@@ -276,8 +281,9 @@ def _evaluate(
             torch.distributed.broadcast(buffer, 0)
     network_ = optimize(network)
     for pictures, targets in loader:
-        outputs = network_(fabric.to_device(pictures))
-        metric.update(outputs.cpu().numpy(), targets.numpy())
+        if len(targets):
+            outputs = network_(fabric.to_device(pictures))
+            metric.update(outputs.cpu().numpy(), targets.numpy())
     if fabric.world_size > 1:
         metrics: list[Any] = [None] * fabric.world_size
         torch.distributed.all_gather_object(metrics, metric)
@@ -291,8 +297,9 @@ def _seed(seed: int, update: int, rank: int) -> int:
     return hash((seed, update, rank)) & (2**63 - 1)
 
 
-def _finite(sums: Tensor, progress: Progress) -> list[float]:
-    """Return the epoch's sums as numbers, and refuse a loss that is none."""
+def _finite(fabric: Fabric, sums: Tensor, progress: Progress) -> list[float]:
+    """Return the epoch's sums over all processes as numbers, and refuse a loss that is none."""
+    sums = cast(Tensor, fabric.all_reduce(sums.clone(), reduce_op="sum"))
     if not torch.isfinite(sums).all():
         raise UserError(
             f"the loss is not finite in epoch {progress.epoch + 1} (step {progress.updates}). "

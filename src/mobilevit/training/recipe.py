@@ -109,8 +109,8 @@ class TrainingConfig:
     """Autocast precision; auto: bf16 where the processor has it, else fp32."""
     compile: bool = False
     """Compile the network; pays for long runs at one size."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; auto: the fastest there is."""
     seed: int = 0
     """Seed of everything random."""
     save_steps: int = 500
@@ -295,7 +295,7 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         if isinstance(value, (list, tuple)):
             inner = args[:1] * len(value) if args[-1] is Ellipsis else args
             if len(inner) == len(value):
-                return tuple(_checked(v, h, where) for v, h in zip(value, inner))
+                return tuple(_checked(v, h, where) for v, h in zip(value, inner, strict=False))
         wanted = "numbers" if args[-1] is Ellipsis else f"{len(args)} numbers"
         raise UserError(f"{where} is {value!r}, it must be a list of {wanted}.")
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -59,6 +59,8 @@ class RunFolder:
     def begin(self, recipe: Recipe, data: Path, epoch: int) -> None:
         """Write what is known before training; forget the metrics of epochs to be done again."""
         self.path.mkdir(parents=True, exist_ok=True)
+        for unfinished in self.path.glob(".*.safetensors.*"):
+            unfinished.unlink()
         write_text(self.path / "recipe.yaml", recipe.to_yaml())
         facts = {
             "data": str(data.resolve()),

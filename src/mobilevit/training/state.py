@@ -27,6 +27,7 @@ class Progress:
         sums: of the epoch under way: loss, right answers, samples.
         best: the best value of the task's primary metric so far.
         data: a hash of the training samples' names and labels.
+        processes: how many train together.
         scaler: state of the precision's gradient scaler, with fp16.
     """
 
@@ -38,6 +39,7 @@ class Progress:
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     best: float = -1.0
     data: str = ""
+    processes: int = 1
     scaler: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""What a user does: one file, one function, one result a verb."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobilevit.errors import UserError, require
+from mobilevit.errors import require
 
 if TYPE_CHECKING:
     from rich.console import Console

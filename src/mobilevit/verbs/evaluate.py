@@ -118,9 +118,9 @@ def evaluate(
         raise UserError(f"batch_size is {batch_size}; it must be 1 or more.")
     import numpy as np
 
-    from mobilevit.files import write_text
     from mobilevit.deployment.preprocess import batches
     from mobilevit.deployment.runtimes import load_predictor
+    from mobilevit.files import write_text
     from mobilevit.tasks import get_task
 
     predictor = load_predictor(model, threads)

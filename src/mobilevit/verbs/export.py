@@ -91,9 +91,9 @@ def export(
         raise unknown("format", format, FORMATS)
     from mobilevit.checkpoints import load_checkpoint
     from mobilevit.deployment.comparison import TOLERANCE, compare
-    from mobilevit.files import replacing, write_text
     from mobilevit.deployment.onnx import OnnxExporter
     from mobilevit.deployment.runtimes import COMPARISON, TorchPredictor, find_model
+    from mobilevit.files import replacing, write_text
 
     exporter = OnnxExporter()
     exporter.check()

@@ -49,7 +49,9 @@ class Models:
             table.add_column(column, justify="right")
         for row in self.rows:
             top1 = "" if row.published_top1 is None else f"{row.published_top1} %"
-            table.add_row(row.name, f"{row.parameters:,}", f"{row.multiply_adds / 1e6:,.0f} M", top1)
+            table.add_row(
+                row.name, f"{row.parameters:,}", f"{row.multiply_adds / 1e6:,.0f} M", top1
+            )
         console.print(table)
 
 

@@ -6,12 +6,12 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.markup import escape
 
-from mobilevit.errors import UserError, require
+from mobilevit.errors import UserError, require, unknown
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -82,6 +82,7 @@ def train(
     require("lightning_fabric", "train")
     require("matplotlib", "train")
     from mobilevit.checkpoints import load_checkpoint
+    from mobilevit.networks import list_models
     from mobilevit.tasks import get_task
     from mobilevit.training.curves import draw_curves
     from mobilevit.training.display import Display
@@ -104,6 +105,8 @@ def train(
         base = recipe if isinstance(recipe, Recipe) else load_recipe(recipe or DEFAULT_RECIPE)
         chosen = base.override(**settings)
         run = RunFolder(free_folder(output, f"{Path(data).resolve().name}-{chosen.model.model}"))
+    if chosen.model.model not in list_models():
+        raise unknown("model", chosen.model.model, list_models())
     start = load_checkpoint(weights) if weights is not None else None
     folders = task.read(data, chosen.data.val_fraction)
     fabric = _fabric(chosen, run)
@@ -124,10 +127,10 @@ def _checked(folders: Folders, fabric: Fabric, display: Any, progress: bool) -> 
     Raises:
         UserError: when training would teach nothing, for example with an empty class.
     """
-    from mobilevit.data.scan import drop_unreadable, scan
+    from mobilevit.data.scan import Scan, drop_unreadable, scan
 
-    result = scan(folders, progress=progress) if fabric.is_global_zero else None
-    result = fabric.broadcast(result)
+    scanned = scan(folders, progress=progress) if fabric.is_global_zero else None
+    result = cast(Scan, fabric.broadcast(scanned))
     colours = {"error": "red", "warning": "yellow"}
     for finding in result.findings:
         if finding.severity in colours:
@@ -148,7 +151,7 @@ def _checked(folders: Folders, fabric: Fabric, display: Any, progress: bool) -> 
 def _fabric(recipe: Recipe, run: RunFolder) -> Fabric:
     """Start the engine: one process, or those that ``torchrun`` started."""
     from lightning_fabric import Fabric
-    from lightning_fabric.loggers import TensorBoardLogger
+    from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -180,7 +183,7 @@ def _precision(precision: str, device: str) -> str:
     if precision == "auto":
         kind = _accelerator() if device == "auto" else device
         if kind == "cpu":
-            known = getattr(torch.cpu, "get_capabilities", dict)()
+            known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
             fast = known.get("avx512_bf16", False) or known.get("amx_bf16", False)
         else:
             fast = kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
