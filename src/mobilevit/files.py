@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and the one that a MODEL means."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from mobilevit.errors import UserError, nearest
+
+BEST = "best.safetensors"
 
 
 @contextmanager
@@ -27,3 +31,23 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+def find_model(model: str | Path) -> Path:
+    """Return the file that MODEL means; a run folder means its ``best.safetensors``.
+
+    Raises:
+        UserError: when there is none, with the nearest name beside it.
+    """
+    path = Path(model)
+    if path.is_dir():
+        if not (path / BEST).is_file():
+            raise UserError(
+                f"{path}: this folder has no {BEST}. Give a run folder, a .safetensors checkpoint "
+                "or an .onnx file."
+            )
+        return path / BEST
+    if not path.is_file():
+        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f"{path}: there is no such model.{nearest(path.name, beside)}")
+    return path

@@ -13,11 +13,11 @@ from mobilevit import UserError, create_model
 from mobilevit.checkpoints import (
     Checkpoint,
     architecture,
-    find_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
 from mobilevit.deployment.contract import Contract
+from mobilevit.files import find_model
 
 NAMES = ("Katze", "犬", "a b")
 
@@ -101,19 +101,19 @@ def test_others_can_read_the_header(tmp_path: Path) -> None:
 
 def test_a_run_folder_means_its_best(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "best.safetensors", make())
-    assert find_checkpoint(tmp_path) == tmp_path / "best.safetensors"
+    assert find_model(tmp_path) == tmp_path / "best.safetensors"
     assert load_checkpoint(str(tmp_path)).contract.class_names == NAMES
 
 
 def test_missing_files_are_answered_with_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "best.safetensors").touch()
-    with pytest.raises(UserError, match=r"no such file. Did you mean 'best.safetensors'"):
-        find_checkpoint(tmp_path / "bset.safetensors")
-    with pytest.raises(UserError, match="there is no such file"):
-        find_checkpoint(tmp_path / "nowhere" / "best.safetensors")
+    with pytest.raises(UserError, match=r"no such model. Did you mean 'best.safetensors'"):
+        find_model(tmp_path / "bset.safetensors")
+    with pytest.raises(UserError, match="there is no such model"):
+        find_model(tmp_path / "nowhere" / "best.safetensors")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"no best.safetensors; is it a run folder"):
-        find_checkpoint(tmp_path / "empty")
+    with pytest.raises(UserError, match=r"no best.safetensors"):
+        find_model(tmp_path / "empty")
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, 0.5, -1])

@@ -4,7 +4,6 @@ from mobilevit.checkpoints.adapters import TIMM, TRANSFORMERS, Adapter
 from mobilevit.checkpoints.files import (
     Checkpoint,
     architecture,
-    find_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
@@ -15,7 +14,6 @@ __all__ = [
     "Adapter",
     "Checkpoint",
     "architecture",
-    "find_checkpoint",
     "load_checkpoint",
     "save_checkpoint",
 ]

@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mobilevit.deployment.contract import Contract
-from mobilevit.errors import UserError, nearest
-from mobilevit.files import replacing
+from mobilevit.errors import UserError
+from mobilevit.files import find_model, replacing
 from mobilevit.networks import MobileViT, create_model
 
 FORMAT = "mobilevit-1"
@@ -69,7 +69,10 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "progress": json.dumps(checkpoint.progress),
     }
     with replacing(path) as beside:
+        beside.touch()
+        mode = beside.stat().st_mode
         save_file(tensors, beside, header)
+        beside.chmod(mode)  # safetensors lets nobody but the owner read
 
 
 def load_checkpoint(path: str | Path, training: bool = False) -> Checkpoint:
@@ -83,7 +86,7 @@ def load_checkpoint(path: str | Path, training: bool = False) -> Checkpoint:
         UserError: when the file is missing, damaged, of another origin or does not fit its own
             description.
     """
-    path = find_checkpoint(path)
+    path = find_model(path)
     try:
         with safe_open(path, framework="pt") as file:
             header: Mapping[str, str] = file.metadata() or {}
@@ -111,24 +114,6 @@ def load_checkpoint(path: str | Path, training: bool = False) -> Checkpoint:
         progress,
         {k.removeprefix(TRAINING): v for k, v in tensors.items() if k.startswith(TRAINING)},
     )
-
-
-def find_checkpoint(path: str | Path) -> Path:
-    """Return the checkpoint file that a path means; a run folder means its best.
-
-    Raises:
-        UserError: when there is none, with the nearest name beside it.
-    """
-    path = Path(path)
-    if path.is_dir():
-        best = path / "best.safetensors"
-        if not best.is_file():
-            raise UserError(f"{path}: the folder has no best.safetensors; is it a run folder?")
-        return best
-    if not path.is_file():
-        names = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
-        raise UserError(f"{path}: there is no such file.{nearest(path.name, names)}")
-    return path
 
 
 def _numbers(made_from: Mapping[str, Any]) -> dict[str, Any]:

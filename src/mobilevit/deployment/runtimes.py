@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilevit.deployment.contract import Contract
-from mobilevit.errors import UserError, nearest, require, unknown
+from mobilevit.errors import UserError, require, unknown
+from mobilevit.files import find_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +29,6 @@ COMPARISON = "mobilevit.comparison"
 """Keys of what is written into the metadata of an artefact, each as JSON."""
 
 PRECISIONS = ("fp32", "bf16")
-BEST = "best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -249,26 +249,6 @@ class TorchPredictor:
             "parameters": count_parameters(self.network),
             "multiply_adds": count_multiply_adds(self.network, self.contract.size),
         }
-
-
-def find_model(model: str | Path) -> Path:
-    """Return the file that MODEL means; a run folder means its ``best.safetensors``.
-
-    Raises:
-        UserError: when there is none, with the nearest name beside it.
-    """
-    path = Path(model)
-    if path.is_dir():
-        if not (path / BEST).is_file():
-            raise UserError(
-                f"{path}: this folder has no {BEST}. Give a run folder, a .safetensors checkpoint "
-                "or an .onnx file."
-            )
-        return path / BEST
-    if not path.is_file():
-        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"{path}: there is no such model.{nearest(path.name, beside)}")
-    return path
 
 
 def load_predictor(

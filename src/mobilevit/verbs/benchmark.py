@@ -176,7 +176,8 @@ def open_model(
     Raises:
         UserError: when there is no such model, or it does not take that size.
     """
-    from mobilevit.deployment.runtimes import OnnxPredictor, TorchPredictor, find_model
+    from mobilevit.deployment.runtimes import OnnxPredictor, TorchPredictor
+    from mobilevit.files import find_model
 
     path = Path(model)
     if path.suffix == ".onnx":

@@ -92,8 +92,8 @@ def export(
     from mobilevit.checkpoints import load_checkpoint
     from mobilevit.deployment.comparison import TOLERANCE, compare
     from mobilevit.deployment.onnx import OnnxExporter
-    from mobilevit.deployment.runtimes import COMPARISON, TorchPredictor, find_model
-    from mobilevit.files import replacing, write_text
+    from mobilevit.deployment.runtimes import COMPARISON, TorchPredictor
+    from mobilevit.files import find_model, replacing, write_text
 
     exporter = OnnxExporter()
     exporter.check()
