@@ -22,7 +22,7 @@ from common import Bar, agree, milliseconds, parser, report, take_turns
 from mobilevit import create_model
 from mobilevit.checkpoints import TIMM
 from mobilevit.data.scan import usable_cores
-from mobilevit.training.fit import _attention
+from mobilevit.training.fit import attention_kernel
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def training_step(
     fabric = Fabric(accelerator="cpu", devices=1)
 
     def step() -> float:
-        with _attention(fabric) if setting.like_fit else nullcontext():
+        with attention_kernel(fabric) if setting.like_fit else nullcontext():
             with torch.autocast("cpu", torch.bfloat16, enabled=setting.bf16):
                 loss = F.cross_entropy(network(inputs), labels, label_smoothing=0.1)
             loss.backward()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,12 +13,14 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
-from mobilevit.errors import UserError
+from mobilevit.errors import UserError, unknown
 from mobilevit.training.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 
 Flag = FlagCreatePairsOff[bool]
 Json = Annotated[Flag, arg(help="Print the result as JSON.")]
-Model = Annotated[Positional[str], arg(help="A run folder, a checkpoint or an .onnx file.")]
+Model = Annotated[
+    Positional[str], arg(metavar="MODEL", help="A run folder, a checkpoint or an .onnx file.")
+]
 Threads = Annotated[int | None, arg(help="Threads that compute; none given: the runtime's.")]
 Data = "A folder of class folders, with train/ and val/ or without."
 
@@ -26,8 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code: 0, 1 for a failed check, 2 for an error."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        commands = _commands(arguments)
+        verb = next(iter(arguments), "--help")
+        if verb not in commands and not verb.startswith("-"):
+            raise unknown("command", verb, commands)
         code: int = tyro.extras.subcommand_cli_from_dict(
-            _commands(arguments),
+            commands,
             prog="mobilevit",
             description="Train, evaluate, export and ship light-weight vision networks.",
             args=arguments,
@@ -36,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -143,7 +153,7 @@ def _predict(
 
 
 def _export(
-    model: Annotated[Positional[Path], arg(help="A run folder or a checkpoint.")],
+    model: Annotated[Positional[Path], arg(metavar="MODEL", help="A run folder or a checkpoint.")],
     *,
     format: Literal["onnx"] = "onnx",
     output: Path | None = None,
@@ -215,7 +225,9 @@ def _doctor(
 
 
 def _models(
-    pattern: Annotated[Positional[str], arg(help="Shell pattern of names.")] = "*",
+    pattern: Annotated[
+        Positional[str], arg(metavar="PATTERN", help="Shell pattern of names.")
+    ] = "*",
     *,
     size: int = 256,
     json: Json = False,

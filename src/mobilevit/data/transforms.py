@@ -49,12 +49,11 @@ class TrainTransform:
             shape, list(self.config.crop_scale), list(self.config.crop_ratio)
         )
         decoded = picture.decode(reduce=max(1.0, min(height, width) / size))
-        x = torch.from_numpy(np.array(decoded)).permute(2, 0, 1)
         top, height = _scaled(top, height, decoded.height / picture.height)
         left, width = _scaled(left, width, decoded.width / picture.width)
-        x = functional.resized_crop(
-            x, top, left, height, width, [size, size], self.mode, antialias=True
-        )
+        crop = decoded.crop((left, top, left + width, top + height))
+        x = torch.from_numpy(np.array(crop)).permute(2, 0, 1)
+        x = functional.resize(x, [size, size], self.mode, antialias=True)
         augmented: Tensor = self.policies(x)
         return augmented
 
@@ -75,7 +74,7 @@ class TrainDataset(Dataset[tuple[Tensor, int] | None]):
     def __getitem__(self, key: SampleKey) -> tuple[Tensor, int] | None:
         sample = self.samples[key]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(key.seed)
+            torch.default_generator.manual_seed(key.seed)
             return _or_none(lambda: (self.transform(Picture(sample.path), key.size), sample.label))
 
 
@@ -100,12 +99,13 @@ class EvalDataset(Dataset[tuple[Tensor, int] | None]):
 
 
 def collate(samples: Sequence[tuple[Tensor, int] | None]) -> tuple[Tensor, Tensor]:
-    """Stack samples into (B, 3, H, W) and (B,), without those that could not be read."""
+    """Stack samples into (B, 3, H, W), channels-last, and (B,), without those that are ``None``."""
     readable = [sample for sample in samples if sample is not None]
     if not readable:
         return torch.empty(0, 3, 0, 0), torch.empty(0, dtype=torch.long)
     pictures, labels = zip(*readable, strict=True)
-    return torch.stack(pictures), torch.tensor(labels)
+    channels_last = torch.stack([picture.permute(1, 2, 0) for picture in pictures])
+    return channels_last.permute(0, 3, 1, 2), torch.tensor(labels)
 
 
 def _or_none(make: Callable[[], tuple[Tensor, int]]) -> tuple[Tensor, int] | None:

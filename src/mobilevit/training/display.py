@@ -54,7 +54,7 @@ class Display:
         self.console.print(
             f"[bold]{model}[/] on {len(folders.train):,} pictures of {len(folders.class_names)} "
             f"classes, {len(folders.val):,} held back, {fabric.world_size} x {fabric.device.type}, "
-            f"{fabric._precision.precision}"
+            f"{fabric.strategy.precision.precision}"
         )
         self.task = self.bar.add_task("", total=self.total, now="")
         with self.bar:

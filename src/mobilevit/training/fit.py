@@ -129,7 +129,7 @@ def fit(
         run.begin(recipe, folders.source, progress.epoch)
         if saved is None:  # so that a run can be resumed from its very first step
             save_checkpoint(run.last, checkpoint({}, resumable=True))
-    with display.running(recipe, folders, described["model"], fabric), _attention(fabric):
+    with display.running(recipe, folders, described["model"], fabric), attention_kernel(fabric):
         while progress.epoch < recipe.training.epochs:
             sampler.set_epoch(progress.epoch, progress.step)
             display.epoch(progress.epoch, sampler.steps, progress.step)
@@ -265,7 +265,7 @@ def _restored(
     return progress
 
 
-def _attention(fabric: Fabric) -> AbstractContextManager[None]:
+def attention_kernel(fabric: Fabric) -> AbstractContextManager[None]:
     """On a processor, compute attention by plain products: its fused bf16 backward is slower."""
     if fabric.device.type == "cpu":
         return sdpa_kernel(SDPBackend.MATH)

@@ -35,6 +35,7 @@ class RunFolder:
         self.path = path
         self.best = path / "best.safetensors"
         self.last = path / "last.safetensors"
+        self.recipe = path / "recipe.yaml"
         self.metrics = path / "metrics.jsonl"
         self.batch = path / "batch.png"
         self.curves = path / "curves.png"
@@ -61,7 +62,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         for unfinished in self.path.glob(".*.safetensors.*"):
             unfinished.unlink()
-        write_text(self.path / "recipe.yaml", recipe.to_yaml())
+        write_text(self.recipe, recipe.to_yaml())
         facts = {
             "data": str(data.resolve()),
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),

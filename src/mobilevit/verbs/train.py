@@ -79,14 +79,7 @@ def train(
     """
     # Threads that spin while they wait take the cores from the processes that read pictures.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is first imported
-    require("lightning_fabric", "train")
-    require("matplotlib", "train")
-    from mobilevit.checkpoints import load_checkpoint
-    from mobilevit.networks import list_models
     from mobilevit.tasks import get_task
-    from mobilevit.training.curves import draw_curves
-    from mobilevit.training.display import Display
-    from mobilevit.training.fit import fit
     from mobilevit.training.recipe import DEFAULT_RECIPE, Recipe, load_recipe
     from mobilevit.training.run_folder import RunFolder, free_folder
 
@@ -95,6 +88,8 @@ def train(
     if resume is not None:
         if output is not None or recipe is not None or weights is not None or settings:
             raise UserError("resume goes on with the run's own recipe: leave the other settings.")
+        from mobilevit.checkpoints import load_checkpoint
+
         run = RunFolder.existing(Path(resume))
         saved = load_checkpoint(run.last, training=True)
         chosen = Recipe.from_dict(saved.recipe, str(run.last))
@@ -105,10 +100,18 @@ def train(
         base = recipe if isinstance(recipe, Recipe) else load_recipe(recipe or DEFAULT_RECIPE)
         chosen = base.override(**settings)
         run = RunFolder(free_folder(output, f"{Path(data).resolve().name}-{chosen.model.model}"))
+    folders = task.read(data, chosen.data.val_fraction)
+    require("lightning_fabric", "train")
+    require("matplotlib", "train")
+    from mobilevit.checkpoints import load_checkpoint
+    from mobilevit.networks import list_models
+    from mobilevit.training.curves import draw_curves
+    from mobilevit.training.display import Display
+    from mobilevit.training.fit import fit
+
     if chosen.model.model not in list_models():
         raise unknown("model", chosen.model.model, list_models())
     start = load_checkpoint(weights) if weights is not None else None
-    folders = task.read(data, chosen.data.val_fraction)
     fabric = _fabric(chosen, run)
     display = Display(enabled=fabric.is_global_zero, bars=progress)
     if check:

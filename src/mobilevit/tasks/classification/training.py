@@ -49,7 +49,7 @@ class ClassificationTraining:
         Returns:
             (B, 3, H, W) float32 in [0, 1], channels-last; labels (B,), or (B, K) if mixed.
         """
-        x = pictures.to(memory_format=torch.channels_last).float().div_(255)
+        x = torch.div(pictures, 255).contiguous(memory_format=torch.channels_last)
         if self.mix is not None:
             x, targets = self.mix(x, targets)
         return x, targets
