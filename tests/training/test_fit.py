@@ -268,6 +268,23 @@ def test_a_picture_becomes_unreadable_in_mid_training(tmp_path: Path) -> None:
     assert load_checkpoint(run.best).metrics["samples"] == 11
 
 
+@pytest.mark.filterwarnings("ignore:left out")
+def test_a_val_batch_of_unreadable_pictures_is_left_out(tmp_path: Path) -> None:
+    folders = read_folders(make_pictures(tmp_path / "data", val=3))
+    folders.val[8].path.unlink()  # alone in the second batch of eight
+    run = fit_tiny(folders, tmp_path / "run")
+    assert load_checkpoint(run.best).metrics["samples"] == 8
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+def test_training_ends_where_no_picture_can_be_read_any_more(tmp_path: Path) -> None:
+    folders = read_folders(make_pictures(tmp_path / "data"))
+    for sample in folders.train:
+        sample.path.unlink()
+    with pytest.raises(UserError, match="none of a batch's pictures can be read"):
+        fit_tiny(folders, tmp_path / "run")
+
+
 def test_unreadable_pictures_are_left_out_by_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

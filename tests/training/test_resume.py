@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mobilevit import UserError, load_checkpoint, train
+from mobilevit import UserError, load_checkpoint, save_checkpoint, train
 from mobilevit.training.display import Display
 from mobilevit.training.run_folder import RunFolder
 from tiny import assert_same_run, fit_tiny, make_pictures, python, resume_tiny
@@ -193,3 +193,20 @@ def test_what_cannot_be_resumed(tmp_path: Path, tiny: Path) -> None:
             train(resume=tmp_path, **other)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="needs a folder of pictures, or resume=RUN"):
         train()
+
+
+def test_another_number_of_processes_is_refused(tiny: Path, tmp_path: Path) -> None:
+    run = fit_tiny(tiny, tmp_path / "run")
+    saved = load_checkpoint(run.last, training=True)
+    saved.progress["processes"] = 2
+    save_checkpoint(run.last, saved)
+    with pytest.raises(UserError, match="by 2 processes; resume with as many, not 1"):
+        resume_tiny(tiny, run)
+
+
+def test_the_rest_of_an_interrupted_save_is_removed(tiny: Path, tmp_path: Path) -> None:
+    run = fit_tiny(tiny, tmp_path / "run")
+    rest = run.path / ".last.safetensors.12345"
+    rest.write_bytes(b"half")
+    resume_tiny(tiny, run)
+    assert not rest.exists()
