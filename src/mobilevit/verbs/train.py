@@ -77,8 +77,9 @@ def train(
     Raises:
         UserError: for anything in the arguments or the pictures that cannot be used.
     """
-    # Threads that spin while they wait take the cores from the processes that read pictures.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is first imported
+    # Threads that wait spin a moment and then sleep: for ever, they would take the cores from the
+    # processes that read pictures. It is read when torch is first imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "100000")
     from mobilevit.tasks import get_task
     from mobilevit.training.recipe import DEFAULT_RECIPE, Recipe, load_recipe
     from mobilevit.training.run_folder import RunFolder, free_folder
@@ -108,7 +109,9 @@ def train(
     from mobilevit.training.curves import draw_curves
     from mobilevit.training.display import Display
     from mobilevit.training.fit import fit
+    from mobilevit.training.memory import keep_memory
 
+    keep_memory()
     if chosen.model.model not in list_models():
         raise unknown("model", chosen.model.model, list_models())
     start = load_checkpoint(weights) if weights is not None else None
