@@ -82,8 +82,11 @@ def main() -> None:
 
 def link_some(folders: Folders, data: Path, count: int) -> int:
     """Make a data set of some of the pictures, few of them to validate on; return how many."""
+    count = min(count, len(folders.train))
     chosen = {
-        "train": folders.train[:: max(1, len(folders.train) // count)][:count],
+        "train": [
+            folders.train[i] for i in np.linspace(0, len(folders.train) - 1, count, dtype=int)
+        ],
         "val": folders.val[:: max(1, len(folders.val) // 20)],
     }
     for split, samples in chosen.items():
