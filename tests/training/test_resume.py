@@ -198,9 +198,9 @@ def test_what_cannot_be_resumed(tmp_path: Path, tiny: Path) -> None:
 def test_another_number_of_processes_is_refused(tiny: Path, tmp_path: Path) -> None:
     run = fit_tiny(tiny, tmp_path / "run")
     saved = load_checkpoint(run.last, training=True)
-    saved.progress["processes"] = 2
+    saved.progress.update(processes=2, step=1)
     save_checkpoint(run.last, saved)
-    with pytest.raises(UserError, match="by 2 processes; resume with as many, not 1"):
+    with pytest.raises(UserError, match="2 processes share; resume with as many, not 1"):
         resume_tiny(tiny, run)
 
 

@@ -44,7 +44,7 @@ def test_the_machine():
 
 
 def test_the_extras_are_those_of_the_package():
-    text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     section = text.split("[project.optional-dependencies]")[1].split("\n[")[0]
     declared = {
         line.split(" =")[0]: tuple(re.findall(r'"([a-z-]+)', line))

@@ -250,10 +250,10 @@ def _restored(
     run: RunFolder,
 ) -> Progress:
     progress = Progress(**saved.progress)
-    if progress.processes != fresh.processes:
+    if progress.step and progress.processes != fresh.processes:
         raise UserError(
-            f"{run.last}: it was trained by {progress.processes} processes; resume with as many, "
-            f"not {fresh.processes}."
+            f"{run.last}: it was interrupted in an epoch that {progress.processes} processes "
+            f"share; resume with as many, not {fresh.processes}."
         )
     if progress.data != fresh.data:
         raise UserError(
@@ -262,6 +262,7 @@ def _restored(
         )
     evaluated.load_state_dict(saved.network.state_dict())
     restore_tensors(saved.training, raw, optimizer)
+    progress.processes = fresh.processes
     return progress
 
 
