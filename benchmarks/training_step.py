@@ -20,7 +20,7 @@ from torch import Tensor
 
 from common import Bar, agree, milliseconds, parser, report, take_turns
 from mobilevit import create_model
-from mobilevit.checkpoints import TIMM
+from mobilevit.checkpoints import ADAPTERS
 from mobilevit.data.scan import usable_cores
 from mobilevit.training.fit import attention_kernel
 
@@ -101,7 +101,7 @@ def training_step(
     """Return a function that does a step of training and returns the loss."""
     if setting.library == "timm":
         network = timm.create_model(model)
-        network.load_state_dict(TIMM.to_theirs(weights))
+        network.load_state_dict(ADAPTERS["timm", "mobilevit"].to_theirs(weights))
     else:
         rates = {} if setting.dropout else {"dropout": 0.0, "head_dropout": 0.0}
         network = create_model(model, **rates)

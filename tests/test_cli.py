@@ -10,14 +10,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mobilevit.cli import main
-from mobilevit.training.recipe import load_recipe
+from mobilevit.training.recipe import Multiple, load_recipe
 
-VERBS = ("train", "evaluate", "predict", "export", "benchmark", "doctor", "models", "demo")
+VERBS = (
+    *("train", "evaluate", "predict", "export", "convert", "benchmark"),
+    *("doctor", "models", "demo"),
+)
 TINY = ("--epochs", "1", "--size", "32", "--sizes", "--workers", "0", "--device", "cpu")
 FAST = ("--batch-size", "8", "--precision", "fp32", "--no-progress")
 
@@ -90,6 +94,38 @@ def test_a_recipe_changes_the_defaults(command, tmp_path):
     mine = tmp_path / "mine.yaml"
     mine.write_text("training:\n  epochs: 77\n", encoding="utf-8")
     assert epochs("--recipe", mine) == 77
+
+
+def test_weights_change_the_defaults_too(command):
+    def recipe(*arguments: object) -> str:
+        _, out, _ = command("train", *arguments, "--help")
+        found = re.search(r"--head-lr FLOAT\[x\]\s.*?\(default: (\w+)\)", out, re.DOTALL)
+        assert found
+        return found[1]
+
+    assert recipe() == recipe("--weights", "run", "--recipe", "photos") == "1x"
+    assert recipe("--weights", "run") == recipe("--weights=run") == "10x"
+
+
+def test_finetuning(command, photos, trained, tmp_path):
+    """The two spellings of a multiple mean the same, and all other settings are finetune's."""
+    recipes = []
+    for multiple in ("20x", "20"):
+        folder = tmp_path / multiple
+        options = ("--output", folder, "--freeze", "10", "--head-lr", multiple)
+        assert command("train", photos, "--weights", trained, *options, *TINY, *FAST)[0] == 0
+        recipes.append(load_recipe(folder / "recipe.yaml"))
+    assert recipes[0] == recipes[1]
+    optimizer, expected = recipes[0].optimizer, load_recipe("finetune").optimizer
+    assert optimizer == replace(expected, freeze=10, head_lr=Multiple(20))
+    assert recipes[0].model.model == "mobilevit_xxs"
+
+
+def test_a_multiple_is_a_number(command):
+    code, out, err = command("train", "photos", "--head-lr", "10y")
+    assert (code, out) == (2, "")
+    assert "--head-lr" in err
+    assert "10y" in err
 
 
 @pytest.mark.parametrize(

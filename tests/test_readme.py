@@ -21,7 +21,10 @@ import pytest
 from mobilevit.cli import main
 
 README = Path(__file__).parents[1] / "README.md"
-VERBS = ("train", "evaluate", "predict", "export", "benchmark", "doctor", "models", "demo")
+VERBS = (
+    *("train", "evaluate", "predict", "export", "convert", "benchmark"),
+    *("doctor", "models", "demo"),
+)
 
 
 def code_blocks(language: str) -> list[str]:

@@ -15,7 +15,12 @@ from lightning_fabric import Fabric
 from PIL import Image
 
 from mobilevit import Recipe
-from mobilevit.checkpoints import Checkpoint, load_checkpoint
+from mobilevit.checkpoints import (
+    Checkpoint,
+    load_checkpoint,
+    load_pretrained,
+    save_checkpoint,
+)
 from mobilevit.data.folders import Folders, read_folders
 from mobilevit.tasks import get_task
 from mobilevit.training.fit import fit
@@ -61,7 +66,11 @@ def fit_tiny(
     fabric = Fabric(accelerator="cpu", devices=1, precision=precision)  # type: ignore[arg-type]
     run = RunFolder(output)
     folders = read_folders(data) if isinstance(data, Path) else data
-    fit(fabric, get_task("classification"), recipe, folders, run, saved, weights)
+    start = None
+    if weights is not None:
+        save_checkpoint(output.with_name("start.safetensors"), weights)
+        start = load_pretrained(output.with_name("start.safetensors"))
+    fit(fabric, get_task("classification"), recipe, folders, run, saved, start)
     return run
 
 

@@ -11,15 +11,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mobilevit.checkpoints import load_checkpoint, save_checkpoint
+    from mobilevit.checkpoints import (
+        create_model,
+        load_checkpoint,
+        load_pretrained,
+        push_to_hub,
+        save_checkpoint,
+        save_pretrained,
+    )
     from mobilevit.data.samplers import MultiScaleSampler
     from mobilevit.deployment.contract import Contract
     from mobilevit.deployment.runtimes import load_predictor
     from mobilevit.errors import UserError
-    from mobilevit.networks import MobileViTConfig, create_model, list_models
+    from mobilevit.networks import MobileViTConfig, MobileViTV2Config, list_models
     from mobilevit.networks.inference import optimize
     from mobilevit.training.recipe import Recipe, list_recipes, load_recipe
     from mobilevit.verbs.benchmark import benchmark
+    from mobilevit.verbs.convert import convert
     from mobilevit.verbs.demo import demo
     from mobilevit.verbs.doctor import doctor
     from mobilevit.verbs.evaluate import evaluate
@@ -33,10 +41,12 @@ __version__ = "0.1.0"
 __all__ = [
     "Contract",
     "MobileViTConfig",
+    "MobileViTV2Config",
     "MultiScaleSampler",
     "Recipe",
     "UserError",
     "benchmark",
+    "convert",
     "create_model",
     "demo",
     "doctor",
@@ -46,27 +56,33 @@ __all__ = [
     "list_recipes",
     "load_checkpoint",
     "load_predictor",
+    "load_pretrained",
     "load_recipe",
     "models",
     "optimize",
     "predict",
+    "push_to_hub",
     "save_checkpoint",
+    "save_pretrained",
     "train",
 ]
 
 _HOMES = {
-    "mobilevit.checkpoints": ("load_checkpoint", "save_checkpoint"),
+    "mobilevit.checkpoints": (
+        *("create_model", "load_checkpoint", "load_pretrained"),
+        *("push_to_hub", "save_checkpoint", "save_pretrained"),
+    ),
     "mobilevit.data.samplers": ("MultiScaleSampler",),
     "mobilevit.deployment.contract": ("Contract",),
     "mobilevit.deployment.runtimes": ("load_predictor",),
     "mobilevit.errors": ("UserError",),
-    "mobilevit.networks": ("MobileViTConfig", "create_model", "list_models"),
+    "mobilevit.networks": ("MobileViTConfig", "MobileViTV2Config", "list_models"),
     "mobilevit.networks.inference": ("optimize",),
     "mobilevit.training.recipe": ("Recipe", "list_recipes", "load_recipe"),
     **{
         f"mobilevit.verbs.{verb}": (verb,)
         for verb in (
-            *("benchmark", "demo", "doctor", "evaluate"),
+            *("benchmark", "convert", "demo", "doctor", "evaluate"),
             *("export", "models", "predict", "train"),
         )
     },

@@ -12,17 +12,43 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from mobilevit.errors import UserError, unknown
-from mobilevit.training.recipe import DEFAULT_RECIPE, Recipe, load_recipe
+from mobilevit.training.recipe import (
+    DEFAULT_RECIPE,
+    FINETUNE_RECIPE,
+    Multiple,
+    Recipe,
+    load_recipe,
+)
 
 Flag = FlagCreatePairsOff[bool]
 Json = Annotated[Flag, arg(help="Print the result as JSON.")]
-Model = Annotated[
-    Positional[str], arg(metavar="MODEL", help="A run folder, a checkpoint or an .onnx file.")
-]
+Source = (
+    "A run folder, a checkpoint, weights of timm, transformers or ml-cvnets, or a name on the "
+    "Hugging Face hub."
+)
+Model = Annotated[Positional[str], arg(metavar="MODEL", help=f"An .onnx file, or: {Source}")]
+Library = Literal["mobilevit", "timm", "transformers", "cvnets"]
 Threads = Annotated[int | None, arg(help="Threads that compute; none given: the runtime's.")]
 Data = "A folder of class folders, with train/ and val/ or without."
+
+constructors = ConstructorRegistry()
+
+
+@constructors.primitive_rule
+def _multiple(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Multiple] | None:
+    """Tell the parser how a ``Multiple`` is written."""
+    if info.type is not Multiple:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FLOAT[x]",
+        instance_from_str=lambda words: Multiple(words[0]),
+        is_instance=lambda value: isinstance(value, Multiple),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             prog="mobilevit",
             description="Train, evaluate, export and ship light-weight vision networks.",
             args=arguments,
+            registry=constructors,
         )
         return code
     except UserError as error:
@@ -57,6 +84,7 @@ def _commands(arguments: Sequence[str]) -> dict[str, Callable[..., int]]:
         "evaluate": _evaluate,
         "predict": _predict,
         "export": _export,
+        "convert": _convert,
         "benchmark": _benchmark,
         "doctor": _doctor,
         "models": _models,
@@ -66,8 +94,9 @@ def _commands(arguments: Sequence[str]) -> dict[str, Callable[..., int]]:
 
 def _train(arguments: Sequence[str]) -> Callable[..., int]:
     """Make the command whose defaults are those of the recipe that is asked for."""
-    chosen = DEFAULT_RECIPE
-    for word, following in zip(arguments, [*arguments[1:], DEFAULT_RECIPE], strict=True):
+    given = any(word.startswith("--weights") for word in arguments)
+    usual = chosen = FINETUNE_RECIPE if given else DEFAULT_RECIPE
+    for word, following in zip(arguments, [*arguments[1:], usual], strict=True):
         if word.startswith("--recipe"):
             chosen = word.partition("=")[2] or following
     defaults = load_recipe(chosen) if "train" in arguments[:1] else Recipe()
@@ -75,10 +104,10 @@ def _train(arguments: Sequence[str]) -> Callable[..., int]:
     def train(
         data: Annotated[Positional[Path | None], arg(metavar="DATA", help=Data)] = None,
         *,
-        recipe: str = DEFAULT_RECIPE,
+        recipe: str = usual,
         output: Path | None = None,
         resume: Path | None = None,
-        weights: Path | None = None,
+        weights: str | None = None,
         check: bool = True,
         progress: bool = True,
         settings: OmitArgPrefixes[Recipe] = defaults,
@@ -87,10 +116,12 @@ def _train(arguments: Sequence[str]) -> Callable[..., int]:
         """Train a network on a folder of pictures.
 
         Args:
-            recipe: Name of a recipe or a YAML file; the defaults below are this recipe's.
+            recipe: Name of a recipe or a YAML file; the defaults below are this recipe's. With
+                --weights it is finetune if none is given.
             output: Run folder to make; none given: the next free one under runs/.
             resume: Run folder whose interrupted training goes on.
-            weights: Checkpoint or run folder to start from.
+            weights: Run folder, checkpoint, weights of another library or name on the Hugging Face
+                hub to start from; the network is the one in it.
             check: Read every picture once before training.
             progress: Show progress bars.
         """
@@ -98,7 +129,7 @@ def _train(arguments: Sequence[str]) -> Callable[..., int]:
 
         if resume is None:
             run = partial(verb, recipe=settings, output=output)
-        elif settings != defaults or recipe != DEFAULT_RECIPE or output or weights:
+        elif settings != defaults or recipe != usual or output or weights:
             raise UserError("--resume goes on with the run's own recipe: leave the other settings.")
         else:
             run = partial(verb, resume=resume)
@@ -153,7 +184,7 @@ def _predict(
 
 
 def _export(
-    model: Annotated[Positional[Path], arg(metavar="MODEL", help="A run folder or a checkpoint.")],
+    model: Annotated[Positional[str], arg(metavar="MODEL", help=Source)],
     *,
     format: Literal["onnx"] = "onnx",
     output: Path | None = None,
@@ -174,6 +205,30 @@ def _export(
     from mobilevit.verbs.export import export
 
     return _show(export(model, format, output, data, dynamic_batch, tolerance), json)
+
+
+def _convert(
+    source: Annotated[Positional[str], arg(metavar="SOURCE", help=Source)],
+    target: Annotated[
+        Positional[Path],
+        arg(metavar="TARGET", help="A file (.safetensors, .pt, .bin), or a new folder."),
+    ],
+    *,
+    to: Library = "mobilevit",
+    library: Annotated[Library | None, arg(name="from")] = None,
+    channel_order: Literal["RGB", "BGR"] | None = None,
+    json: Json = False,
+) -> int:
+    """Turn weights of one library into those of another, and read them back.
+
+    Args:
+        to: Library that is to read the target; cvnets is ml-cvnets and corenet.
+        library: Library that wrote the source; none given: it is recognised.
+        channel_order: What the source's weights take; none given: what is known of their origin.
+    """
+    from mobilevit.verbs.convert import convert
+
+    return _show(convert(source, target, to, library, channel_order), json)
 
 
 def _benchmark(

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mobilevit.errors import UserError, nearest
 
 BEST = "best.safetensors"
+WEIGHTS = (BEST, "model.safetensors", "pytorch_model.bin", "model.pt")
+"""Names of the weights in a folder, in the order they are looked for."""
+PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+"""Endings of weights that other libraries pickled."""
 
 
 @contextmanager
@@ -33,20 +38,53 @@ def write_text(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8")
 
 
+@contextmanager
+def making(folder: Path) -> Iterator[Path]:
+    """Give a new folder to write into, and rename it to ``folder`` when all went well.
+
+    Raises:
+        UserError: when there is something in ``folder`` already.
+    """
+    folder = folder.resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: it exists and is not empty. Choose another folder.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
+        made = Path(beside) / folder.name
+        made.mkdir()
+        yield made
+        if folder.exists():
+            folder.rmdir()
+        made.rename(folder)
+
+
+def choose_weights(files: Iterable[str]) -> str | None:
+    """Return which of a folder's files holds the weights, or nothing where it is not clear."""
+    files = list(files)
+    for name in WEIGHTS:
+        if name in files:
+            return name
+    others = [
+        name for name in files if "/" not in name and name.endswith((".safetensors", *PICKLES))
+    ]
+    return others[0] if len(others) == 1 else None
+
+
 def find_model(model: str | Path) -> Path:
-    """Return the file that MODEL means; a run folder means its ``best.safetensors``.
+    """Return the file that MODEL means; a folder means the first of ``WEIGHTS`` in it.
 
     Raises:
         UserError: when there is none, with the nearest name beside it.
     """
     path = Path(model)
     if path.is_dir():
-        if not (path / BEST).is_file():
+        weights = choose_weights(entry.name for entry in path.iterdir() if entry.is_file())
+        if weights is None:
             raise UserError(
-                f"{path}: this folder has no {BEST}. Give a run folder, a .safetensors checkpoint "
-                "or an .onnx file."
+                f"{path}: this folder has no {WEIGHTS[0]}, no {WEIGHTS[1]} and no single file of "
+                "weights. Give a run folder, a checkpoint or an .onnx file."
             )
-        return path / BEST
+        return path / weights
     if not path.is_file():
         beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(f"{path}: there is no such model.{nearest(path.name, beside)}")

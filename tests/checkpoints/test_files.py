@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import contextlib
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 import mobilevit.checkpoints.files
-from mobilevit import UserError, create_model
+from mobilevit import MobileViTConfig, UserError, create_model
 from mobilevit.checkpoints import (
     Checkpoint,
     architecture,
@@ -162,6 +166,38 @@ def test_damaged_descriptions_are_named(
     save_checkpoint(path, make())
     with pytest.raises(UserError, match=rf"(?s)odd\.safetensors: .*{message}"):
         load_checkpoint(rewritten(path, **change))
+
+
+NUMBERS = st.one_of(st.integers(-3, 10**12), st.floats(), st.text(max_size=5), st.none())
+
+
+@given(
+    key=st.sampled_from([field.name for field in fields(MobileViTConfig)]),
+    value=st.one_of(NUMBERS, st.lists(NUMBERS, max_size=6)),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_descriptions_that_lie_are_refused_before_they_take_memory(
+    tmp_path: Path, key: str, value: object
+) -> None:
+    path = tmp_path / "lie.safetensors"
+    save_checkpoint(path, make())
+    with safe_open(path, framework="pt") as file:
+        told = json.loads(file.metadata()["architecture"])
+    rewritten(path, architecture=json.dumps(told | {key: value}))
+    with contextlib.suppress(UserError):
+        loaded = load_checkpoint(path).network.state_dict()
+        expected = make().network.state_dict()
+        assert {k: v.shape for k, v in loaded.items()} == {k: v.shape for k, v in expected.items()}
+
+
+def test_a_weight_that_is_no_number_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "odd.safetensors"
+    checkpoint = make()
+    with torch.no_grad():
+        checkpoint.network.head.weight[0, 0] = float("nan")
+    save_checkpoint(path, checkpoint)
+    with pytest.raises(UserError, match=r"odd\.safetensors: .*'head\.weight'.*NaN"):
+        load_checkpoint(path)
 
 
 def test_an_interrupted_save_leaves_the_old_file(

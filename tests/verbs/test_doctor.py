@@ -47,7 +47,7 @@ def test_the_extras_are_those_of_the_package():
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     section = text.split("[project.optional-dependencies]")[1].split("\n[")[0]
     declared = {
-        line.split(" =")[0]: tuple(re.findall(r'"([a-z-]+)', line))
+        line.split(" =")[0]: tuple(re.findall(r'"([a-z_-]+)', line))
         for line in section.splitlines()
         if " = " in line and not line.startswith("all")
     }

@@ -2,7 +2,7 @@
 
 Layout of a file: the network's tensors under their own names; what training needs to go on, if it
 is there, under names that begin with ``training.``; in the header, each as JSON: ``architecture``,
-``contract``, ``recipe``, ``metrics`` and ``progress``.
+``contract``, ``recipe``, ``metrics``, ``progress`` and ``provenance``.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mobilevit.checkpoints.reading import check_tensors, read_safetensors
 from mobilevit.deployment.contract import Contract
 from mobilevit.errors import UserError
 from mobilevit.files import find_model, replacing
-from mobilevit.networks import MobileViT, create_model
+from mobilevit.networks import Backbone, create_model
 
 FORMAT = "mobilevit-1"
 TRAINING = "training."
@@ -39,18 +40,21 @@ class Checkpoint:
         metrics: what it reached, for example ``{"top1": 0.63}``.
         progress: where training stood, empty in a file that cannot be resumed.
         training: tensors of the training state, without their prefix.
+        provenance: where its weights came from, if not from training here alone: ``source``,
+            ``library``, ``channel_order``, ``rule``, ``sha256``.
     """
 
-    network: MobileViT
+    network: Backbone
     contract: Contract
     architecture: dict[str, Any]
     recipe: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     progress: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Tensor] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
 
 
-def architecture(name: str, network: MobileViT) -> dict[str, Any]:
+def architecture(name: str, network: Backbone) -> dict[str, Any]:
     """Return what ``create_model`` needs to make an equal network."""
     return {"model": name, **asdict(network.config), "num_classes": network.num_classes}
 
@@ -67,12 +71,22 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "recipe": json.dumps(checkpoint.recipe),
         "metrics": json.dumps(checkpoint.metrics),
         "progress": json.dumps(checkpoint.progress),
+        "provenance": json.dumps(checkpoint.provenance),
     }
     with replacing(path) as beside:
         beside.touch()
         mode = beside.stat().st_mode
         save_file(tensors, beside, header)
         beside.chmod(mode)  # safetensors lets nobody but the owner read
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Tell whether a file is a checkpoint of this package."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return False
 
 
 def load_checkpoint(path: str | Path, training: bool = False) -> Checkpoint:
@@ -87,23 +101,21 @@ def load_checkpoint(path: str | Path, training: bool = False) -> Checkpoint:
             description.
     """
     path = find_model(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            header: Mapping[str, str] = file.metadata() or {}
-            names = [k for k in file.keys() if training or not k.startswith(TRAINING)]  # noqa: SIM118
-            tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: it cannot be read as safetensors ({error}).") from error
+    tensors, header = read_safetensors(path, skip="" if training else TRAINING)
     if header.get("format") != FORMAT:
         raise UserError(f"{path}: it is a safetensors file, but no checkpoint of this package.")
     try:
         made_from = json.loads(header["architecture"])
-        recipe, metrics, progress = (
-            json.loads(header.get(key, "{}")) for key in ("recipe", "metrics", "progress")
+        recipe, metrics, progress, provenance = (
+            json.loads(header.get(key, "{}"))
+            for key in ("recipe", "metrics", "progress", "provenance")
         )
-        network = create_model(made_from["model"], **_numbers(made_from))
-        network.load_state_dict({k: v for k, v in tensors.items() if not k.startswith(TRAINING)})
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        numbers = _numbers(made_from, len(tensors))
+        with torch.device("meta"):  # whatever sizes it claims, they take no memory until they fit
+            network = create_model(made_from["model"], **numbers)
+        weights = {k: v for k, v in tensors.items() if not k.startswith(TRAINING)}
+        network.load_state_dict(check_tensors(path, weights), assign=True)
+    except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise UserError(f"{path}: its weights do not fit its description ({error}).") from error
     return Checkpoint(
         network.eval(),
@@ -113,10 +125,14 @@ def load_checkpoint(path: str | Path, training: bool = False) -> Checkpoint:
         metrics,
         progress,
         {k.removeprefix(TRAINING): v for k, v in tensors.items() if k.startswith(TRAINING)},
+        provenance,
     )
 
 
-def _numbers(made_from: Mapping[str, Any]) -> dict[str, Any]:
+def _numbers(made_from: Mapping[str, Any], tensors: int) -> dict[str, Any]:
+    """Return the numbers of an architecture, if they are those of a file of so many tensors."""
+    if sum(made_from["layers"]) > tensors:
+        raise ValueError(f"{made_from['layers']} layers, {tensors} tensors")
     return {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in made_from.items()

@@ -257,25 +257,22 @@ def load_predictor(
     """Open a network to run it.
 
     Args:
-        model: a ``.safetensors`` checkpoint, a run folder (its best checkpoint) or an ``.onnx``
-            file; the last needs no torch.
+        model: an ``.onnx`` file, which needs no torch, or whatever ``load_pretrained`` takes: a run
+            folder, a checkpoint, weights of another library, a name on the Hugging Face hub.
         threads: threads that compute; by default as many as the runtime finds good.
         precision: ``"fp32"`` or ``"bf16"``, of a checkpoint; an ONNX file has its own.
 
     Raises:
-        UserError: when there is no such file, it cannot be read, or is of no known kind.
+        UserError: when there is no such model, it cannot be read, or has no classifier.
     """
-    path = find_model(model)
-    if path.suffix == ".onnx":
-        return OnnxPredictor(path, threads)
-    if path.suffix == ".safetensors":
-        from mobilevit.checkpoints import load_checkpoint
+    if str(model).endswith(".onnx"):
+        return OnnxPredictor(find_model(model), threads)
+    from mobilevit.checkpoints import load_pretrained
 
-        return TorchPredictor.from_checkpoint(load_checkpoint(path), path, threads, precision)
-    raise UserError(
-        f"{path}: a model ends in .safetensors or .onnx, not in '{path.suffix}'. Checkpoints come "
-        "from: mobilevit train DATA"
-    )
+    found = load_pretrained(model)
+    if not found.checkpoint.contract.class_names:
+        raise UserError(f"{model}: it has no classifier. Train one with: train --weights {model}")
+    return TorchPredictor.from_checkpoint(found.checkpoint, found.path, threads, precision)
 
 
 def remembered_data(checkpoint: Path) -> Path | None:

@@ -8,9 +8,28 @@ from dataclasses import fields, replace
 from typing import Any, Literal, overload
 
 from mobilevit.errors import unknown
-from mobilevit.networks.mobilevit import VARIANTS, FeatureExtractor, MobileViT, MobileViTConfig
+from mobilevit.networks import mobilevit, mobilevitv2
+from mobilevit.networks.backbone import Backbone, BackboneConfig, FeatureExtractor
+from mobilevit.networks.mobilevit import MobileViT, MobileViTConfig
+from mobilevit.networks.mobilevitv2 import MobileViTV2, MobileViTV2Config
 
-__all__ = ["FeatureExtractor", "MobileViT", "MobileViTConfig", "create_model", "list_models"]
+__all__ = [
+    "VARIANTS",
+    "Backbone",
+    "BackboneConfig",
+    "FeatureExtractor",
+    "MobileViT",
+    "MobileViTConfig",
+    "MobileViTV2",
+    "MobileViTV2Config",
+    "create_model",
+    "list_models",
+]
+
+VARIANTS: dict[str, MobileViTConfig | MobileViTV2Config] = {
+    **mobilevit.VARIANTS,
+    **mobilevitv2.VARIANTS,
+}
 
 
 @overload
@@ -21,7 +40,7 @@ def create_model(
     in_chans: int = ...,
     features_only: Literal[False] = ...,
     **numbers: Any,
-) -> MobileViT: ...
+) -> Backbone: ...
 @overload
 def create_model(
     name: str,
@@ -40,7 +59,7 @@ def create_model(
     features_only: bool = False,
     out_indices: Sequence[int] = (0, 1, 2, 3, 4),
     **numbers: Any,
-) -> MobileViT | FeatureExtractor:
+) -> Backbone | FeatureExtractor:
     """Make a network with random weights.
 
     Args:
@@ -49,19 +68,23 @@ def create_model(
         in_chans: channels of the input.
         features_only: return the stages' feature maps instead of logits.
         out_indices: which stages, with ``features_only``.
-        **numbers: any other field of ``MobileViTConfig``, for example ``patch_sizes=(8, 4, 2)``.
+        **numbers: any other field of the network's config, ``MobileViTConfig`` or
+            ``MobileViTV2Config``, for example ``patch_sizes=(8, 4, 2)``.
 
     Raises:
         UserError: for an unknown name or number, with the nearest right one.
     """
     if name not in VARIANTS:
         raise unknown("model", name, VARIANTS)
-    known = [field.name for field in fields(MobileViTConfig)]
+    variant = VARIANTS[name]
+    known = [field.name for field in fields(variant)]
     for number in numbers:
         if number not in known:
             raise unknown(f"number of {name}", number, known)
-    config = replace(VARIANTS[name], num_classes=num_classes, in_chans=in_chans, **numbers)
-    network = MobileViT(config)
+    config = replace(variant, num_classes=num_classes, in_chans=in_chans, **numbers)
+    network: Backbone = (
+        MobileViT(config) if isinstance(config, MobileViTConfig) else MobileViTV2(config)
+    )
     return FeatureExtractor(network, out_indices) if features_only else network
 
 

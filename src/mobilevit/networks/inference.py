@@ -35,7 +35,7 @@ def optimize(network: nn.Module, precision: str = "fp32") -> InferenceNetwork:
 
     Args:
         network: any of this package's networks; it is left as it was.
-        precision: ``"fp32"`` (same outputs to about 1e-6) or ``"bf16"`` (to about 1e-2).
+        precision: ``"fp32"`` (same outputs to about 1e-5) or ``"bf16"`` (to about 1e-2).
 
     Raises:
         ValueError: for another precision.

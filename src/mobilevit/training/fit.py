@@ -8,20 +8,22 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
-from mobilevit.checkpoints import Checkpoint, architecture, save_checkpoint
+from mobilevit.checkpoints import Checkpoint, Pretrained, architecture, save_checkpoint
+from mobilevit.checkpoints.transfer import transfer
 from mobilevit.data.folders import Folders
 from mobilevit.data.samplers import MultiScaleSampler
 from mobilevit.data.scan import usable_cores
 from mobilevit.deployment.contract import Contract
 from mobilevit.errors import UserError
-from mobilevit.networks import MobileViT, create_model
+from mobilevit.networks import Backbone, create_model
 from mobilevit.networks.inference import optimize
 from mobilevit.tasks.base import Metric, Task
 from mobilevit.training.display import Display
+from mobilevit.training.parameters import freeze, parameter_groups
 from mobilevit.training.recipe import Recipe
 from mobilevit.training.run_folder import RunFolder
 from mobilevit.training.schedule import averaged, learning_rate
@@ -38,7 +40,7 @@ def fit(
     folders: Folders,
     run: RunFolder,
     saved: Checkpoint | None = None,
-    weights: Checkpoint | None = None,
+    weights: Pretrained | None = None,
     display: Display | None = None,
 ) -> None:
     """Train from the first step, or the one after ``saved``, to the last.
@@ -53,7 +55,7 @@ def fit(
         folders: the pictures.
         run: where everything is written, by the first process.
         saved: the training state to go on from.
-        weights: a network to start from.
+        weights: a network to start from; its classifier is kept if the class names are the same.
         display: shows what happens; none: nothing is shown.
 
     Raises:
@@ -70,12 +72,21 @@ def fit(
     )
     side = task.training(recipe, folders.class_names)
     torch.manual_seed(recipe.training.seed)
-    raw = _network(recipe, contract, weights)
-    described = architecture(recipe.model.model, raw)
+    raw = _network(recipe, contract, saved or (weights.checkpoint if weights else None))
+    provenance = saved.provenance if saved else {}
+    if weights is not None:
+        theirs, report = weights.checkpoint, weights.report
+        new_head = theirs.contract.class_names != contract.class_names
+        done = transfer(theirs.network.state_dict(), raw, report.source, new_head)
+        report = dataclasses.replace(report, transfer=report.transfer.then(done))
+        report.print(display.console)
+        provenance = report.provenance()
+    described = architecture(recipe.model_name, raw)
     raw = raw.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    frozen = freeze(raw, recipe.optimizer.freeze)
     average = averaged(raw, recipe.optimizer.ema_decay)
-    evaluated: MobileViT = average.module if recipe.optimizer.ema_decay else raw  # type: ignore[assignment]
-    optimizer = _optimizer(recipe, raw)
+    evaluated: Backbone = average.module if recipe.optimizer.ema_decay else raw  # type: ignore[assignment]
+    optimizer = torch.optim.AdamW(parameter_groups(raw, recipe.optimizer), fused=True)
     progress = Progress(data=data_hash(folders.train, folders.source), processes=fabric.world_size)
     if saved is not None:
         progress = _restored(saved, progress, raw, evaluated, optimizer, run)
@@ -83,7 +94,7 @@ def fit(
     if progress.scaler:
         fabric.strategy.precision.load_state_dict(progress.scaler)
     if recipe.training.compile:
-        raw.compile()
+        raw.compile(dynamic=False)
     network, stepper = fabric.setup(raw, optimizer)
     sampler = MultiScaleSampler(
         len(folders.train),
@@ -123,6 +134,7 @@ def fit(
             metrics,
             progress.to_dict() if resumable else {},
             training_tensors(raw, optimizer) if resumable else {},
+            provenance,
         )
 
     if fabric.is_global_zero:
@@ -136,12 +148,13 @@ def fit(
             sums = torch.tensor(progress.sums, device=fabric.device)  # loss, right, seen
             sums *= fabric.is_global_zero  # what was saved is of all processes
             network.train()
+            frozen.eval()
             started = time.perf_counter()
             for batch, step in zip(loader, sampler.steps[progress.step :], strict=True):
                 torch.manual_seed(_seed(recipe.training.seed, progress.updates, fabric.global_rank))
                 rate = learning_rate(recipe, progress.samples, len(folders.train))
                 for group in optimizer.param_groups:
-                    group["lr"] = rate
+                    group["lr"] = rate * group["lr_scale"]
                 if not len(batch[1]):
                     raise UserError("none of a batch's pictures can be read; is the disk gone?")
                 pictures, targets = side.prepare(*fabric.to_device(batch))
@@ -151,7 +164,8 @@ def fit(
                 parts = zip(pictures.tensor_split(count), targets.tensor_split(count), strict=True)
                 for part, (x, target) in enumerate(parts, start=1):
                     with fabric.no_backward_sync(network, enabled=part < count):
-                        outputs = network(x)
+                        with graphs(recipe, step in sampler.choices):
+                            outputs = network(x)
                         loss = side.loss(outputs, target)
                         fabric.backward(loss * (fabric.world_size / step.count))
                     right = side.score(outputs, target)
@@ -206,46 +220,26 @@ def fit(
             fabric.barrier()
 
 
-def _network(recipe: Recipe, contract: Contract, weights: Checkpoint | None) -> MobileViT:
+def _network(recipe: Recipe, contract: Contract, like: Checkpoint | None) -> Backbone:
+    """Make the network of the recipe; what the recipe leaves open is that of a checkpoint."""
+    theirs = like.architecture if like is not None else {"model": recipe.model_name}
+    if theirs["model"] != recipe.model_name:
+        raise UserError(f"the weights are of {theirs['model']}, not of {recipe.model_name}.")
     numbers: dict[str, Any] = {
-        key: value
-        for key, value in dataclasses.asdict(recipe.model).items()
-        if key != "model" and value is not None
+        **{key: value for key, value in theirs.items() if key not in ("num_classes", "in_chans")},
+        **{key: v for key, v in dataclasses.asdict(recipe.model).items() if v is not None},
+        "num_classes": len(contract.class_names),
     }
-    network: MobileViT = create_model(
-        recipe.model.model, num_classes=len(contract.class_names), **numbers
-    )
-    if weights is not None:
-        theirs = weights.network.state_dict()
-        if weights.contract.class_names != contract.class_names:
-            theirs |= {k: v for k, v in network.state_dict().items() if k.startswith("head.")}
-        try:
-            network.load_state_dict(theirs)
-        except RuntimeError as error:
-            raise UserError(
-                f"the weights are of {weights.architecture['model']} and do not fit "
-                f"{recipe.model.model} as the recipe has it ({error})."
-            ) from error
+    del numbers["model"]
+    network: Backbone = create_model(recipe.model_name, **numbers)
     return network
-
-
-def _optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.AdamW:
-    """Return AdamW; where norms and biases are not decayed, these are the one-dimensional ones."""
-    decayed = [p for p in network.parameters() if p.ndim > 1 or recipe.optimizer.decay_norms]
-    free = [p for p in network.parameters() if not (p.ndim > 1 or recipe.optimizer.decay_norms)]
-    groups: list[dict[str, Any]] = [{"params": decayed}]
-    if free:
-        groups.append({"params": free, "weight_decay": 0.0})
-    return torch.optim.AdamW(
-        groups, lr=recipe.optimizer.lr, weight_decay=recipe.optimizer.weight_decay, fused=True
-    )
 
 
 def _restored(
     saved: Checkpoint,
     fresh: Progress,
-    raw: MobileViT,
-    evaluated: MobileViT,
+    raw: Backbone,
+    evaluated: Backbone,
     optimizer: torch.optim.Optimizer,
     run: RunFolder,
 ) -> Progress:
@@ -273,9 +267,18 @@ def attention_kernel(fabric: Fabric) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def _evaluate(
-    fabric: Fabric, network: MobileViT, loader: DataLoader[Any], metric: Metric
-) -> Metric:
+def graphs(recipe: Recipe, full: bool) -> AbstractContextManager[None]:
+    """Let a compiled network make a graph for a full batch, and run the rest of an epoch without.
+
+    One graph serves any number of pictures only if it is made for that, which takes far longer.
+    """
+    if recipe.training.compile and not full:
+        stance: AbstractContextManager[None] = torch.compiler.set_stance("eager_on_recompile")
+        return stance
+    return nullcontext()
+
+
+def _evaluate(fabric: Fabric, network: Backbone, loader: DataLoader[Any], metric: Metric) -> Metric:
     """Run the inference form over the pictures of all processes."""
     if fabric.world_size > 1:  # batch-norm statistics are each process's own; the first's are saved
         for buffer in network.buffers():

@@ -17,16 +17,29 @@ from typing import Any, Literal
 from mobilevit.errors import UserError, nearest, unknown
 
 DEFAULT_RECIPE = "photos"
+FINETUNE_RECIPE = "finetune"
+DEFAULT_MODEL = "mobilevit_xxs"
+
+
+class Multiple(float):
+    """How many times something else a number is: `10x`, where `10` means the same."""
+
+    def __new__(cls, value: float | str) -> Multiple:
+        """Read a number, or a string with or without the x."""
+        return super().__new__(cls, value.removesuffix("x") if isinstance(value, str) else value)
+
+    def __str__(self) -> str:
+        return f"{float(self):g}x"
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Which network."""
 
-    model: str = "mobilevit_xxs"
-    """Name of the network, of `mobilevit models`."""
-    patch_sizes: tuple[int, int, int] = (2, 2, 2)
-    """Side of the patches in the last three stages; the paper's faster variant is 8 4 2."""
+    model: str | None = None
+    """Name of the network, of `mobilevit models`; none given: the weights', else mobilevit_xxs."""
+    patch_sizes: tuple[int, int, int] | None = None
+    """Side of the last three stages' patches; none given: the weights', else the paper's 2 2 2."""
     dropout: float | None = None
     """Rate inside the transformers; none given: the paper's for this network."""
     head_dropout: float | None = None
@@ -93,6 +106,12 @@ class OptimizerConfig:
     """Share of the target spread over all classes."""
     ema_decay: float = 0.9995
     """Decay of the averaged weights that are evaluated and saved; 0: no averaging."""
+    freeze: int = 0
+    """First blocks that are not trained, the stem being the first, of 12 (mobilevitv2: 10)."""
+    head_lr: Multiple = field(default=Multiple(1))
+    """Learning rate of the classifier, as a multiple of `lr`."""
+    layer_lr: float = 1.0
+    """Learning rate of a block over that of the next one; the last one has `lr`."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +127,7 @@ class TrainingConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Autocast precision; auto: bf16 where the processor has it, else fp32."""
     compile: bool = False
-    """Compile the network; pays for long runs at one size."""
+    """Compile the network, minutes for each size; without a GPU steps are no faster for it."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto: the fastest there is."""
     seed: int = 0
@@ -126,6 +145,11 @@ class Recipe:
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    @property
+    def model_name(self) -> str:
+        """Name of the network."""
+        return self.model.model or DEFAULT_MODEL
 
     @property
     def eval_resize(self) -> int:
@@ -185,7 +209,7 @@ class Recipe:
         """
         m, t, o, d, a = self.model, self.training, self.optimizer, self.data, self.augmentation
         for name, value, low, high in (
-            *(("patch_sizes", patch, 1, None) for patch in m.patch_sizes),
+            *(("patch_sizes", patch, 1, None) for patch in m.patch_sizes or ()),
             ("dropout", m.dropout or 0, 0, 0.99),
             ("head_dropout", m.head_dropout or 0, 0, 0.99),
             ("epochs", t.epochs, 1, None),
@@ -203,6 +227,9 @@ class Recipe:
             ("weight_decay", o.weight_decay, 0, None),
             ("clip_norm", o.clip_norm, 0, None),
             ("ema_decay", o.ema_decay, 0, 0.999999),
+            ("freeze", o.freeze, 0, None),
+            ("head_lr", o.head_lr, 0, None),
+            ("layer_lr", o.layer_lr, 0, 1),
             ("label_smoothing", o.label_smoothing, 0, 0.99),
             ("crop_scale", a.crop_scale[0], 0.001, a.crop_scale[1]),
             ("crop_scale", a.crop_scale[1], 0.001, 1),
@@ -221,7 +248,7 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as nested plain Python."""
         return {
-            section: {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+            section: {key: _plain(value) for key, value in values.items()}
             for section, values in asdict(self).items()
         }
 
@@ -282,6 +309,13 @@ _SECTIONS = {
 }
 
 
+def _plain(value: Any) -> Any:
+    """Return a value of a field as YAML knows it."""
+    if isinstance(value, Multiple):
+        return float(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _checked(value: Any, hint: Any, where: str) -> Any:
     """Return a value as its field's type wants it, or say what it should have been."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -298,13 +332,12 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
                 return tuple(_checked(v, h, where) for v, h in zip(value, inner, strict=False))
         wanted = "numbers" if args[-1] is Ellipsis else f"{len(args)} numbers"
         raise UserError(f"{where} is {value!r}, it must be a list of {wanted}.")
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
-        return value
-    if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
+    if hint in (float, Multiple) and not isinstance(value, bool):
         try:
-            return float(value)
-        except ValueError:
+            return hint(value)  # strings too: YAML 1.1 reads 1e-3 as one
+        except (TypeError, ValueError):
             pass
-    raise UserError(f"{where} is {value!r}, it must be of type {hint.__name__}.")
+    elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    wanted = "a number like 10 or 10x" if hint is Multiple else f"of type {hint.__name__}"
+    raise UserError(f"{where} is {value!r}, it must be {wanted}.")

@@ -51,7 +51,7 @@ def training_tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> di
     """Return the weights under training and the optimiser's state, by the parameters' names."""
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     for name, parameter in network.named_parameters():
-        for slot, value in optimizer.state[parameter].items():
+        for slot, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{name}.{slot}"] = value
     return tensors
 

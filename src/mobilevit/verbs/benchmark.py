@@ -165,7 +165,7 @@ def benchmark(
 def open_model(
     model: str | Path, size: tuple[int, int] | None, threads: int, precision: str
 ) -> Predictor:
-    """Open a file, a run folder or the name of a network to run it.
+    """Open whatever ``load_predictor`` takes, or the name of a network, to run it.
 
     Args:
         model: what to open; a name gives random weights and 1000 classes.
@@ -189,11 +189,12 @@ def open_model(
             )
         return predictor
     if path.exists() or path.suffix or len(path.parts) > 1:
-        from mobilevit.checkpoints import load_checkpoint
+        from mobilevit.checkpoints import load_pretrained
 
-        path = find_model(path)
-        checkpoint = load_checkpoint(path)
-        return TorchPredictor.from_checkpoint(checkpoint, path, threads, precision, size)
+        found = load_pretrained(model)
+        return TorchPredictor.from_checkpoint(
+            found.checkpoint, found.path, threads, precision, size
+        )
 
     from mobilevit.deployment.contract import Contract
     from mobilevit.networks import create_model, list_models

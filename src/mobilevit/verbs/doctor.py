@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 EXTRAS = {
     "train": ("lightning-fabric", "matplotlib", "tensorboard"),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "hub": ("huggingface_hub",),
     "demo": ("scikit-learn",),
 }
 """The optional libraries, by the extra of this package that installs them."""

@@ -89,23 +89,28 @@ def export(
     started = time.perf_counter()
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
-    from mobilevit.checkpoints import load_checkpoint
+    from mobilevit.checkpoints import load_pretrained
     from mobilevit.deployment.comparison import TOLERANCE, compare
     from mobilevit.deployment.onnx import OnnxExporter
     from mobilevit.deployment.runtimes import COMPARISON, TorchPredictor
-    from mobilevit.files import find_model, replacing, write_text
+    from mobilevit.files import replacing, write_text
 
     exporter = OnnxExporter()
     exporter.check()
-    source = find_model(model)
-    if source.suffix == exporter.suffix:
-        raise UserError(f"{source}: this is an artefact already; export takes a checkpoint.")
-    path = Path(output) if output else source.with_suffix(exporter.suffix)
+    if str(model).endswith(exporter.suffix):
+        raise UserError(f"{model}: this is an artefact already; export takes a checkpoint.")
+    found = load_pretrained(model)
+    source, checkpoint = found.path, found.checkpoint
+    if output is not None:
+        path = Path(output)
+    elif Path(model).exists():
+        path = source.with_suffix(exporter.suffix)
+    else:  # it came from the hub
+        path = Path(str(model).partition("/")[2]).with_suffix(exporter.suffix)
     if path.suffix != exporter.suffix:
         raise UserError(f"{path}: the name of an {format} file ends in {exporter.suffix}.")
     if path.exists() and not exporter.made(path):
         raise UserError(f"{path}: exists, and was not made by this package. Give another output.")
-    checkpoint = load_checkpoint(source)
     reference = TorchPredictor.from_checkpoint(checkpoint, source)
     pictures = _pictures(data, source, checkpoint.contract, reference.origin.val_fraction)
 

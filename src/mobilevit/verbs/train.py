@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from mobilevit.errors import UserError, require, unknown
+from mobilevit.training.recipe import DEFAULT_RECIPE, FINETUNE_RECIPE, Recipe, load_recipe
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from mobilevit.checkpoints import Checkpoint
+    from mobilevit.checkpoints import Checkpoint, Pretrained
     from mobilevit.data.folders import Folders
-    from mobilevit.training.recipe import Recipe
     from mobilevit.training.run_folder import RunFolder
 
 NAMED = 5
@@ -64,12 +64,15 @@ def train(
 
     Args:
         data: a folder of class folders, with ``train/`` and ``val/`` or to be split.
-        recipe: the name of a recipe, a YAML file, or a ``Recipe``; none: ``photos``.
+        recipe: the name of a recipe, a YAML file, or a ``Recipe``; none: ``photos``, or
+            ``finetune`` with ``weights``.
         output: the run folder to make; none: the next free one under ``runs/``.
         resume: a run folder whose training was interrupted; it goes on with the same pictures and
             recipe and ends with the very same weights as if it had not been.
-        weights: a checkpoint or run folder to start from; its classifier is kept if the class
-            names are the same, and new otherwise.
+        weights: what to start from, whatever ``load_pretrained`` takes: a run folder, a checkpoint,
+            weights of another library, a name on the Hugging Face hub. Where the recipe names no
+            network it is the one of the weights. Their classifier is kept if the class names are
+            the same, and new otherwise.
         check: read every picture once before training, leave out the unreadable.
         progress: show progress bars.
         **settings: fields of the recipe to change, for example ``epochs=20``.
@@ -80,41 +83,39 @@ def train(
     # Threads that wait spin a moment and then sleep: for ever, they would take the cores from the
     # processes that read pictures. It is read when torch is first imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "100000")
+    from mobilevit.checkpoints import load_checkpoint, load_pretrained
     from mobilevit.tasks import get_task
-    from mobilevit.training.recipe import DEFAULT_RECIPE, Recipe, load_recipe
     from mobilevit.training.run_folder import RunFolder, free_folder
 
     task = get_task("classification")
     saved: Checkpoint | None = None
+    start: Pretrained | None = None
     if resume is not None:
         if output is not None or recipe is not None or weights is not None or settings:
             raise UserError("resume goes on with the run's own recipe: leave the other settings.")
-        from mobilevit.checkpoints import load_checkpoint
-
         run = RunFolder.existing(Path(resume))
         saved = load_checkpoint(run.last, training=True)
         chosen = Recipe.from_dict(saved.recipe, str(run.last))
-        data = data or run.data
+        folders = task.read(data or run.data, chosen.data.val_fraction)
     elif data is None:
         raise UserError("train needs a folder of pictures, or resume=RUN to go on with a run.")
     else:
-        base = recipe if isinstance(recipe, Recipe) else load_recipe(recipe or DEFAULT_RECIPE)
-        chosen = base.override(**settings)
-        run = RunFolder(free_folder(output, f"{Path(data).resolve().name}-{chosen.model.model}"))
-    folders = task.read(data, chosen.data.val_fraction)
+        base = recipe or (DEFAULT_RECIPE if weights is None else FINETUNE_RECIPE)
+        chosen = base if isinstance(base, Recipe) else load_recipe(base)
+        chosen = chosen.override(**settings)
+        folders = task.read(data, chosen.data.val_fraction)
+        if weights is not None:
+            start = load_pretrained(weights)
+        chosen = _with_network(chosen, start)
+        run = RunFolder(free_folder(output, f"{Path(data).resolve().name}-{chosen.model_name}"))
     require("lightning_fabric", "train")
     require("matplotlib", "train")
-    from mobilevit.checkpoints import load_checkpoint
-    from mobilevit.networks import list_models
     from mobilevit.training.curves import draw_curves
     from mobilevit.training.display import Display
     from mobilevit.training.fit import fit
     from mobilevit.training.memory import keep_memory
 
     keep_memory()
-    if chosen.model.model not in list_models():
-        raise unknown("model", chosen.model.model, list_models())
-    start = load_checkpoint(weights) if weights is not None else None
     fabric = _fabric(chosen, run)
     display = Display(enabled=fabric.is_global_zero, bars=progress)
     if check:
@@ -125,6 +126,30 @@ def train(
         task.draw_run(run.best, folders, run.path)
     fabric.barrier()
     return Run(run.path, load_checkpoint(run.best).metrics)
+
+
+def _with_network(recipe: Recipe, start: Pretrained | None) -> Recipe:
+    """Return the recipe with its network named: that of the weights, if there are any.
+
+    Raises:
+        UserError: for an unknown network, or weights of another one than the recipe names.
+    """
+    from mobilevit.networks import list_models
+
+    if recipe.model_name not in list_models():
+        raise unknown("model", recipe.model_name, list_models())
+    if start is None:
+        return recipe.override(model=recipe.model_name)
+    found = start.checkpoint.architecture
+    theirs = found["model"]
+    if recipe.model.model not in (None, theirs):
+        raise UserError(
+            f"{start.report.source}: these weights are of {theirs}, but the recipe names "
+            f"{recipe.model.model}. Ask for model={theirs} (--model {theirs}), or use a recipe "
+            f"that names none, like {FINETUNE_RECIPE}."
+        )
+    patches = recipe.model.patch_sizes or found["patch_sizes"]
+    return recipe.override(model=theirs, patch_sizes=patches)
 
 
 def _checked(folders: Folders, fabric: Fabric, display: Any, progress: bool) -> Folders:

@@ -1,0 +1,16 @@
+"""Weights of other libraries under our names, and ours under theirs."""
+
+from mobilevit.checkpoints.adapters import cvnets, timm, transformers
+from mobilevit.checkpoints.adapters.adapter import Adapter
+
+__all__ = ["ADAPTERS", "Adapter"]
+
+ADAPTERS: dict[tuple[str, str], Adapter] = {
+    ("timm", "mobilevit"): timm.MOBILEVIT,
+    ("timm", "mobilevitv2"): timm.MOBILEVITV2,
+    ("transformers", "mobilevit"): transformers.MOBILEVIT,
+    ("transformers", "mobilevitv2"): transformers.MOBILEVITV2,
+    ("cvnets", "mobilevit"): cvnets.MOBILEVIT,
+    ("cvnets", "mobilevitv2"): cvnets.MOBILEVITV2,
+}
+"""The tables by library and family of networks."""

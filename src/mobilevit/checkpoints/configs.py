@@ -1,0 +1,291 @@
+"""What other libraries write beside their weights: how to feed a network and read it.
+
+Facts: the paper's code resizes to 288 and crops 256, bilinear, without mean and deviation. Its
+first weights were trained on pictures in OpenCV's order, blue first, and transformers kept them so;
+timm's copies take red first, as does every MobileViTv2.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mobilevit.deployment.contract import Contract
+from mobilevit.errors import UserError
+from mobilevit.networks import VARIANTS
+
+CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+BLUE_FIRST = (("cvnets", "mobilevit"), ("transformers", "mobilevit"))
+"""Library and family of the weights that take BGR."""
+_KERNELS = ("nearest", "lanczos", "bilinear", "bicubic")
+"""Kernels by Pillow's numbers."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a checkpoint besides its weights.
+
+    Attributes:
+        contract: how to feed and read it, with RGB in [0, 1].
+        channel_order: ``"RGB"`` or ``"BGR"``, what the weights in the file take.
+        rule: why that order.
+        notes: what a user should know.
+    """
+
+    contract: Contract
+    channel_order: str
+    rule: str
+    notes: tuple[str, ...] = ()
+
+
+def read_configs(folder: Path) -> dict[str, Any]:
+    """Return the JSON files of a checkpoint's folder by their names, those that are there.
+
+    Raises:
+        UserError: when one of them is no JSON object.
+    """
+    found = {}
+    for name in (CONFIG, PROCESSOR):
+        path = folder / name
+        if path.is_file():
+            try:
+                found[name] = json.loads(path.read_text(encoding="utf-8"))
+            except (ValueError, OSError) as error:
+                raise UserError(f"{path}: it cannot be read as JSON ({error}).") from error
+            if not isinstance(found[name], dict):
+                raise UserError(f"{path}: it must be a JSON object.")
+    return found
+
+
+def read_facts(
+    library: str,
+    family: str,
+    classes: int,
+    configs: Mapping[str, Any],
+    names: Sequence[str],
+    source: str,
+) -> Facts:
+    """Return the facts of a foreign checkpoint.
+
+    Args:
+        library: ``"timm"``, ``"transformers"``, ``"cvnets"`` or ``"mobilevit"``.
+        family: ``"mobilevit"`` or ``"mobilevitv2"``.
+        classes: outputs of its classifier.
+        configs: of ``read_configs``.
+        names: of the tensors in the file.
+        source: where it comes from, for the errors.
+
+    Raises:
+        UserError: when the configuration asks for what cannot be done, or makes no sense.
+    """
+    try:
+        if library == "transformers":
+            size, resize, kernel, labels = _transformers(configs, source)
+        elif library == "timm":
+            size, resize, kernel, labels = _timm(configs.get(CONFIG, {}), source)
+        else:
+            size, resize, kernel, labels = (256, 256), 288, "bilinear", None
+        class_names, notes = _class_names(labels, classes)
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError) as error:
+        raise UserError(f"{source}: its configuration makes no sense ({error!r}).") from error
+    order, rule = _channel_order(library, family, names)
+    flips = configs.get(PROCESSOR, {}).get("do_flip_channel_order")
+    if library == "transformers" and isinstance(flips, bool):
+        if family == "mobilevit":
+            order, rule = ("BGR" if flips else "RGB"), f"do_flip_channel_order in {PROCESSOR}"
+        elif flips:
+            notes.append(
+                f"{PROCESSOR} flips the channels, but MobileViTv2 was trained on RGB and is taken "
+                "so; where it was fine-tuned with the flip, say --channel-order BGR"
+            )
+    contract = Contract("classification", class_names, size, resize, kernel)
+    return Facts(contract, order, rule, tuple(notes))
+
+
+def write_configs(
+    library: str, architecture: Mapping[str, Any], contract: Contract
+) -> dict[str, dict[str, Any]]:
+    """Return the JSON files that a library wants beside the weights, by their names.
+
+    Raises:
+        UserError: when the library cannot describe the network.
+    """
+    names = contract.class_names
+    if library == "timm":
+        share = contract.size[0] / contract.resize
+        config = {
+            "architecture": _standard(architecture, library),
+            "num_classes": len(names),
+            "label_names": list(names),
+            "pretrained_cfg": {
+                "custom_load": False,
+                "input_size": [architecture["in_chans"], *contract.size],
+                "fixed_input_size": False,
+                "interpolation": contract.interpolation,
+                "crop_pct": math.floor(share * 1e6) / 1e6,  # timm divides by it and rounds down
+                "mean": [0.0, 0.0, 0.0],
+                "std": [1.0, 1.0, 1.0],
+                "num_classes": len(names),
+                "first_conv": "stem.conv",
+                "classifier": "head.fc",
+            },
+        }
+        return {CONFIG: config}
+    if library == "transformers":
+        v1 = "head_width" in architecture
+        height, width = contract.size
+        config = {
+            "num_channels": architecture["in_chans"],
+            "image_size": height,
+            "patch_size": _one(architecture["patch_sizes"], library),
+            "expand_ratio": float(architecture["expansion"]),
+            "classifier_dropout_prob": architecture["head_dropout"],
+            "id2label": {str(i): name for i, name in enumerate(names)},
+            "label2id": {name: i for i, name in enumerate(names)},
+            "torch_dtype": "float32",
+        }
+        processor = {
+            "image_processor_type": "MobileViTImageProcessor",
+            "do_resize": True,
+            "size": {"shortest_edge": contract.resize},
+            "resample": _KERNELS.index(contract.interpolation),
+            "do_center_crop": True,
+            "crop_size": {"height": height, "width": width},
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_flip_channel_order": v1,
+        }
+        return {
+            CONFIG: config | (_v1_config if v1 else _v2_config)(architecture),
+            PROCESSOR: processor,
+        }
+    return {}
+
+
+def _v1_config(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    keys = ("stem_width", "widths", "head_width")
+    stem, widths, head = (architecture[key] for key in keys)
+    return {
+        "architectures": ["MobileViTForImageClassification"],
+        "model_type": "mobilevit",
+        "hidden_sizes": list(architecture["token_widths"]),
+        "neck_hidden_sizes": [stem, *widths, head],
+        "num_attention_heads": architecture["heads"],
+        "mlp_ratio": float(architecture["ffn_expansion"]),
+        "hidden_dropout_prob": architecture["dropout"],
+        "attention_probs_dropout_prob": architecture["attention_dropout"],
+    }
+
+
+def _v2_config(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "architectures": ["MobileViTV2ForImageClassification"],
+        "model_type": "mobilevitv2",
+        "width_multiplier": int(_standard(architecture, "transformers")[-3:]) / 100,
+        "n_attn_blocks": list(architecture["layers"]),
+        "ffn_multiplier": architecture["ffn_expansion"],
+        "attn_dropout": architecture["attention_dropout"],
+        "ffn_dropout": architecture["ffn_dropout"],
+    }
+
+
+def _standard(architecture: Mapping[str, Any], library: str) -> str:
+    """Return the name of an architecture that is one of the published ones."""
+    name: str = architecture["model"]
+    config = VARIANTS[name]
+    for key in ("stem_width", "widths", "token_widths", "layers", "expansion", "ffn_expansion"):
+        if _plain(architecture[key]) != _plain(getattr(config, key)):
+            raise UserError(
+                f"{library} knows no {name} with {key} {architecture[key]}; only the published "
+                "networks can be described to it."
+            )
+    if library == "timm" and _one(architecture["patch_sizes"], library) != 2:
+        raise UserError(f"timm has {name} with patches of 2 only.")
+    return name
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _one(patches: Sequence[int], library: str) -> int:
+    if len(set(patches)) != 1:
+        raise UserError(
+            f"{library} has one patch size for all stages, this network has {list(patches)}."
+        )
+    return patches[0]
+
+
+def _transformers(
+    configs: Mapping[str, Any], source: str
+) -> tuple[tuple[int, int], int, str, Sequence[str] | None]:
+    processor = configs.get(PROCESSOR, {})
+    if processor.get("do_normalize"):
+        raise _normalised(source, processor.get("image_mean"), processor.get("image_std"))
+    crop, short = processor.get("crop_size", 256), processor.get("size", 288)
+    size = (crop["height"], crop["width"]) if isinstance(crop, dict) else (crop, crop)
+    if isinstance(short, dict):
+        short = short.get("shortest_edge") or min(short["height"], short["width"])
+    labels = configs.get(CONFIG, {}).get("id2label")
+    if labels is not None:
+        labels = [labels[str(i)] for i in range(len(labels))]
+    kernel = _KERNELS[int(processor.get("resample", 2))]
+    return (int(size[0]), int(size[1])), int(short), kernel, labels
+
+
+def _timm(
+    config: Mapping[str, Any], source: str
+) -> tuple[tuple[int, int], int, str, Sequence[str] | None]:
+    settings = config.get("pretrained_cfg", config)
+    mean, deviation = settings.get("mean", (0, 0, 0)), settings.get("std", (1, 1, 1))
+    if any(mean) or any(value != 1 for value in deviation):
+        raise _normalised(source, mean, deviation)
+    if "input_size" not in settings:
+        return (256, 256), 288, "bilinear", None
+    _, height, width = settings["input_size"]
+    short = math.floor(min(height, width) / settings.get("crop_pct", 0.875))
+    labels = settings.get("label_names") or config.get("label_names")
+    if isinstance(labels, Mapping):
+        labels = [labels[str(i)] for i in range(len(labels))]
+    kernel = settings.get("interpolation", "bilinear")
+    return (height, width), short, kernel if kernel in _KERNELS else "bilinear", labels
+
+
+def _normalised(source: str, mean: Any, deviation: Any) -> UserError:
+    return UserError(
+        f"{source}: its configuration subtracts a mean {mean} and divides by {deviation}. Networks "
+        "here take pixels in [0, 1] as they are, as the published weights do, and a mean cannot be "
+        "moved into a convolution that pads with zeros."
+    )
+
+
+def _channel_order(library: str, family: str, names: Sequence[str]) -> tuple[str, str]:
+    """Return the order that weights take by what is known of their origin, and why."""
+    if any("neural_augmentor." in name for name in names):
+        return "RGB", "weights trained with RangeAugment come from RGB pictures"
+    if (library, family) in BLUE_FIRST:
+        return "BGR", "the first MobileViT weights were trained on BGR pictures"
+    if family == "mobilevitv2":
+        return "RGB", "MobileViTv2 was trained on RGB pictures"
+    return "RGB", f"weights of {library} take RGB"
+
+
+def _class_names(labels: Sequence[str] | None, classes: int) -> tuple[tuple[str, ...], list[str]]:
+    """Return a name for each output; transformers' LABEL_3 says nothing and counts as none."""
+    if labels is not None and len(labels) == classes and not _is_placeholder(labels):
+        return tuple(map(str, labels)), []
+    if classes == 1000:
+        from torchvision.models import MobileNet_V3_Small_Weights
+
+        names = MobileNet_V3_Small_Weights.DEFAULT.meta["categories"]
+        return tuple(names), ["no class names in the file: 1,000 classes are taken as ImageNet's"]
+    notes = ["no class names in the file: they are numbered"] if classes else []
+    return tuple(str(i) for i in range(classes)), notes
+
+
+def _is_placeholder(labels: Sequence[str]) -> bool:
+    return all(label == f"LABEL_{i}" for i, label in enumerate(labels))

@@ -1,0 +1,278 @@
+"""The one door for weights: a file, a folder or a name on the hub, of this library or another."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import torch
+
+from mobilevit.checkpoints.configs import CONFIG, read_configs, read_facts
+from mobilevit.checkpoints.files import Checkpoint, is_checkpoint, load_checkpoint
+from mobilevit.checkpoints.hub import fetch, is_repo, sha256
+from mobilevit.checkpoints.reading import read_tensors
+from mobilevit.checkpoints.recognition import OURS, architecture_of, recognise
+from mobilevit.checkpoints.transfer import STEM, Transfer, match, transfer
+from mobilevit.errors import UserError, unknown
+from mobilevit.files import find_model
+from mobilevit.networks import Backbone, FeatureExtractor
+from mobilevit.networks import create_model as make
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+ORDERS = ("RGB", "BGR")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What was loaded from where.
+
+    Attributes:
+        source: what was asked for.
+        library: whose names the tensors had.
+        model: the network.
+        channel_order: what the weights in the file take; the network here takes RGB.
+        rule: why that order.
+        sha256: of the file with the weights.
+        parameters: how many numbers were loaded.
+        transfer: what became of each tensor.
+        notes: what else a user should know.
+    """
+
+    source: str
+    library: str
+    model: str
+    channel_order: str
+    rule: str
+    sha256: str
+    parameters: int
+    transfer: Transfer
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain Python."""
+        return asdict(self)
+
+    def provenance(self) -> dict[str, str]:
+        """Return what a checkpoint made of this remembers."""
+        keys = ("source", "library", "channel_order", "rule", "sha256")
+        return {key: getattr(self, key) for key in keys}
+
+    def print(self, console: Console) -> None:
+        """Print it as a short table."""
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table(box=None, show_header=False, pad_edge=False)
+        rows = [
+            ("weights", f"{self.model} from {self.source}"),
+            ("names of", f"{self.library}, sha256 {self.sha256[:16]}"),
+            ("channels", f"{self.channel_order} in the file, RGB here ({self.rule})"),
+            ("loaded", f"{len(self.transfer.loaded)} tensors, {self.parameters:,} numbers"),
+            *(("adapted", f"{name}, {how}") for name, how in self.transfer.adapted.items()),
+            *(("left new", part) for part in _parts(self.transfer.new)),
+            *(("ignored", part) for part in _parts(self.transfer.ignored)),
+            *(("note", note) for note in self.notes),
+        ]
+        for title, text in rows:
+            table.add_row(title, escape(text))
+        console.print(table)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A network from anywhere, as one of ours.
+
+    Attributes:
+        checkpoint: the network and all that is known of it.
+        report: what was loaded, and what was not.
+        path: the file that holds the weights.
+    """
+
+    checkpoint: Checkpoint
+    report: LoadReport
+    path: Path
+
+
+def load_pretrained(
+    source: str | Path, library: str | None = None, channel_order: str | None = None
+) -> Pretrained:
+    """Load a network from wherever it is and whatever library saved it.
+
+    Args:
+        source: a run folder, a checkpoint, a weights file of another library (``.safetensors`` or
+            a pickle), a folder with ``config.json`` and weights, or a name on the Hugging Face hub
+            such as ``"apple/mobilevit-small"``.
+        library: whose names the tensors have, ``"mobilevit"``, ``"timm"``, ``"transformers"`` or
+            ``"cvnets"`` (ml-cvnets and corenet); none: it is recognised.
+        channel_order: ``"RGB"`` or ``"BGR"``, what the weights take; none: what is known of their
+            origin. The network that is returned always takes RGB.
+
+    Raises:
+        UserError: when there is nothing at ``source``, it cannot be fetched or read, or holds no
+            network known here.
+    """
+    if channel_order not in (None, *ORDERS):
+        raise unknown("channel order", str(channel_order), ORDERS)
+    path = find_weights(source)
+    if library in (None, OURS) and is_checkpoint(path):
+        if channel_order == "BGR":
+            raise UserError(f"{path}: a checkpoint of this package always takes RGB.")
+        checkpoint = load_checkpoint(path)
+        done = transfer(checkpoint.network.state_dict(), checkpoint.network, str(path))
+        own = ("RGB", "our own checkpoint")
+        report = _report(source, OURS, checkpoint, own, sha256(path), done)
+        return Pretrained(checkpoint, report, path)
+
+    raw = read_tensors(path)
+    known = recognise(raw.tensors, str(source), library)
+    configs = read_configs(path.parent)
+    architecture = architecture_of(
+        known.tensors, known.family, configs.get(CONFIG, {}), str(source)
+    )
+    facts = read_facts(
+        known.library,
+        known.family,
+        architecture["num_classes"],
+        configs,
+        list(raw.tensors),
+        str(source),
+    )
+    order, rule = facts.channel_order, facts.rule
+    if channel_order is not None:
+        order, rule = channel_order, "as asked for"
+    tensors = dict(known.tensors)
+    if order == "BGR" and tensors[STEM].shape[1] == 3:
+        tensors[STEM] = tensors[STEM].flip(1)
+    numbers = {key: value for key, value in architecture.items() if key != "model"}
+    with torch.device("meta"):  # shapes that do not go together are found before they take memory
+        match(tensors, make(architecture["model"], **numbers), str(source))
+    network = make(architecture["model"], **numbers)
+    done = transfer(tensors, network, str(source))
+    done = replace(done, ignored=(*done.ignored, *known.others))
+    checkpoint = Checkpoint(network.eval(), facts.contract, architecture)
+    notes = facts.notes + ((f"taken out of '{raw.unwrapped}'",) if raw.unwrapped else ())
+    report = _report(source, known.library, checkpoint, (order, rule), sha256(path), done, notes)
+    return Pretrained(replace(checkpoint, provenance=report.provenance()), report, path)
+
+
+@overload
+def create_model(
+    name: str,
+    *,
+    pretrained: str | Path | None = ...,
+    channel_order: str | None = ...,
+    num_classes: int | None = ...,
+    in_chans: int = ...,
+    features_only: Literal[False] = ...,
+    **numbers: Any,
+) -> Backbone: ...
+@overload
+def create_model(
+    name: str,
+    *,
+    pretrained: str | Path | None = ...,
+    channel_order: str | None = ...,
+    num_classes: int | None = ...,
+    in_chans: int = ...,
+    features_only: Literal[True],
+    out_indices: Sequence[int] = ...,
+    **numbers: Any,
+) -> FeatureExtractor: ...
+def create_model(
+    name: str,
+    *,
+    pretrained: str | Path | None = None,
+    channel_order: str | None = None,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    features_only: bool = False,
+    out_indices: Sequence[int] = (0, 1, 2, 3, 4),
+    **numbers: Any,
+) -> Backbone | FeatureExtractor:
+    """Make a network, with random weights or with those of a source.
+
+    What was loaded, left new and ignored is printed to standard error as a short table.
+
+    Args:
+        name: one of ``list_models()``.
+        pretrained: where weights come from, see ``load_pretrained``; none: they are random.
+        channel_order: what those weights take, see ``load_pretrained``.
+        num_classes: outputs of the classifier; 0 for none; none given: as many as the weights
+            have, or 1000. A classifier for another number is new.
+        in_chans: channels of the input; the stem's weights are adapted to it.
+        features_only: return the stages' feature maps instead of logits.
+        out_indices: which stages, with ``features_only``.
+        **numbers: any other field of the network's configuration, for example ``dropout=0.2``.
+
+    Raises:
+        UserError: for an unknown name or number, and when the weights are of another network.
+    """
+    if pretrained is None:
+        network = make(name, num_classes=_or(num_classes, 1000), in_chans=in_chans, **numbers)
+    else:
+        network = _with_weights(name, pretrained, channel_order, num_classes, in_chans, numbers)
+    return FeatureExtractor(network, out_indices) if features_only else network
+
+
+def find_weights(source: str | Path) -> Path:
+    """Return the file with the weights that ``load_pretrained`` reads; a hub name is fetched.
+
+    ``runs/photos`` looks like a name on the hub too: it is none where there is a folder ``runs``.
+
+    Raises:
+        UserError: when there is none, or it cannot be fetched.
+    """
+    remote = isinstance(source, str) and is_repo(source) and not Path(source).parent.is_dir()
+    return find_model(fetch(str(source)) if remote else source)
+
+
+def _with_weights(
+    name: str,
+    source: str | Path,
+    channel_order: str | None,
+    num_classes: int | None,
+    in_chans: int,
+    numbers: Mapping[str, Any],
+) -> Backbone:
+    from rich.console import Console
+
+    found = load_pretrained(source, channel_order=channel_order)
+    described = {k: v for k, v in found.checkpoint.architecture.items() if k != "model"}
+    if found.report.model != name:
+        make(name)  # an unknown name has its own error
+        raise UserError(f"{source}: these are weights of {found.report.model}, not of {name}.")
+    classes = _or(num_classes, described["num_classes"])
+    changed = {**numbers, "num_classes": classes, "in_chans": in_chans}
+    network: Backbone = make(name, **(described | changed))
+    done = transfer(found.checkpoint.network.state_dict(), network, str(source))
+    replace(found.report, transfer=found.report.transfer.then(done)).print(Console(stderr=True))
+    return network
+
+
+def _report(
+    source: str | Path,
+    library: str,
+    checkpoint: Checkpoint,
+    order: tuple[str, str],
+    digest: str,
+    done: Transfer,
+    notes: tuple[str, ...] = (),
+) -> LoadReport:
+    tensors = checkpoint.network.state_dict()
+    numbers = sum(tensors[name].numel() for name in (*done.loaded, *done.adapted))
+    model = checkpoint.architecture["model"]
+    return LoadReport(str(source), library, model, *order, digest, numbers, done, notes)
+
+
+def _parts(names: Sequence[str]) -> list[str]:
+    counts = Counter(name.partition(".")[0] for name in names)
+    return [f"{part}: {count} tensors" for part, count in counts.items()]
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value

@@ -1,0 +1,77 @@
+"""Networks of the other libraries with random weights, saved by their own code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+CLASSES = ("cat", "dog", "a fish")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A folder that a library wrote, and what its network says of pictures in RGB."""
+
+    folder: Path
+    run: Callable[[Tensor], Tensor]
+
+
+@torch.no_grad()
+def enliven(network: nn.Module) -> nn.Module:
+    """Fill in weights that keep signals of order 1, so that a comparison says something."""
+    torch.manual_seed(3)
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.weight.normal_(0, (2 / module.weight[0].numel()) ** 0.5)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.6, 1.4)
+            module.weight.uniform_(0.8, 1.2)
+    return network.eval()
+
+
+def timm_saved(folder: Path, name: str, **arguments: Any) -> Saved:
+    timm = pytest.importorskip("timm")
+    network = enliven(timm.create_model(name, num_classes=len(CLASSES), **arguments))
+    config = {"label_names": list(CLASSES)}
+    timm.models.save_for_hf(network, folder, model_config=config, safe_serialization=True)
+    return Saved(folder, network)
+
+
+def transformers_network(name: str, kind: str = "ForImageClassification") -> Any:
+    transformers = pytest.importorskip("transformers")
+    labels: dict[str, Any] = {
+        "id2label": dict(enumerate(CLASSES)),
+        "label2id": {label: i for i, label in enumerate(CLASSES)},
+    }
+    torch.manual_seed(4)
+    if name.startswith("mobilevitv2"):
+        config = transformers.MobileViTV2Config(width_multiplier=int(name[-3:]) / 100, **labels)
+        return enliven(getattr(transformers, f"MobileViTV2{kind}")(config))
+    config = transformers.MobileViTConfig(
+        hidden_sizes=[64, 80, 96],
+        neck_hidden_sizes=[16, 16, 24, 48, 64, 80, 320],
+        expand_ratio=2.0,
+        **labels,
+    )
+    return enliven(getattr(transformers, f"MobileViT{kind}")(config))
+
+
+def transformers_saved(folder: Path, name: str, flips: bool = True) -> Saved:
+    network = transformers_network(name)
+    network.save_pretrained(folder)
+    processor = pytest.importorskip("transformers").MobileViTImageProcessor(
+        size={"shortest_edge": 288}, resample=2, do_flip_channel_order=flips
+    )
+    processor.save_pretrained(folder)
+    blue_first = flips and name == "mobilevit_xxs"
+    return Saved(folder, lambda x: network(x.flip(1) if blue_first else x).logits)
+
+
+SAVERS = {"timm": timm_saved, "transformers": transformers_saved}

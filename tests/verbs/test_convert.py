@@ -1,0 +1,87 @@
+"""From one library to another with one command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mobilevit import UserError, convert, load_pretrained
+from mobilevit.checkpoints import pretrained as module
+from mobilevit.cli import main
+from peers import timm_saved, transformers_saved
+
+
+def test_between_two_other_libraries(tmp_path: Path) -> None:
+    saved = transformers_saved(tmp_path / "theirs", "mobilevit_xxs")
+    done = convert(saved.folder, tmp_path / "timm", to="timm")
+    assert (done.report.library, done.report.channel_order, done.library) == (
+        *("transformers", "BGR"),
+        "timm",
+    )
+    back = load_pretrained(done.path)
+    assert (back.report.library, back.report.channel_order) == ("timm", "RGB")
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        logits = back.checkpoint.network(x)
+        torch.testing.assert_close(logits, saved.run(x), atol=1e-4, rtol=0)
+
+
+def test_the_command_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved = timm_saved(tmp_path / "theirs", "mobilevitv2_050")
+    target = tmp_path / "ours.safetensors"
+    assert main(["convert", str(saved.folder), str(target)]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for words in ("mobilevitv2_050", "timm", "RGB in the file", "tensors", "read back the same"):
+        assert words in told
+    assert load_pretrained(target).report.library == "mobilevit"
+
+    command = ["convert", str(target), str(tmp_path / "x.pt"), "--to", "cvnets", "--json"]
+    assert main([*command, "--from", "mobilevit"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["library"], facts["loaded"]["library"]) == ("cvnets", "mobilevit")
+    assert facts["loaded"]["transfer"]["new"] == []
+
+
+def test_the_channel_order_can_be_given(tmp_path: Path) -> None:
+    saved = timm_saved(tmp_path / "theirs", "mobilevit_xxs")
+    done = convert(saved.folder, tmp_path / "bgr.safetensors", channel_order="BGR")
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        logits = load_pretrained(done.path).checkpoint.network(x)
+        torch.testing.assert_close(logits, saved.run(x.flip(1)), atol=1e-4, rtol=0)
+
+
+def test_what_does_not_come_back_is_not_called_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = timm_saved(tmp_path / "theirs", "mobilevit_xxs")
+    original = module.make
+
+    def shift(network: nn.Module, _: object) -> None:
+        network.stem.norm.bias.data += 1
+
+    def damaged(*arguments: Any, **numbers: Any) -> nn.Module:
+        network = original(*arguments, **numbers)
+        calls.append(network)
+        if len(calls) == 4:  # the one that is read back, after its skeleton
+            network.register_load_state_dict_post_hook(shift)
+        return network
+
+    calls: list[nn.Module] = []
+    monkeypatch.setattr(module, "make", damaged)
+    with pytest.raises(UserError, match=r"'stem\.norm\.bias' does not come back"):
+        convert(saved.folder, tmp_path / "out.pt", to="cvnets")
+
+
+def test_a_source_is_never_overwritten(tmp_path: Path) -> None:
+    folder = timm_saved(tmp_path / "theirs", "mobilevit_xxs").folder
+    before = (folder / "model.safetensors").read_bytes()
+    for target in (folder, folder / "model.safetensors"):
+        with pytest.raises(UserError, match=r"the same|not empty"):
+            convert(target, target, to="transformers")
+    assert (folder / "model.safetensors").read_bytes() == before
