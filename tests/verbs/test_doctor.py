@@ -58,7 +58,7 @@ def test_what_is_missing_is_answered_with_the_pip_line(monkeypatch):
     without(monkeypatch, "onnxruntime", "scikit-learn")
     report = doctor()
     assert report.ok
-    assert report.machine.extras == {"train": True, "onnx": False, "demo": False}
+    assert report.machine.extras == {"train": True, "onnx": False, "hub": True, "demo": False}
     verbs = report.machine.verbs
     assert verbs["train"] is None
     assert verbs["export --format onnx"] == 'pip install "mobilevit[onnx]"'

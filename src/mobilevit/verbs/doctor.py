@@ -33,7 +33,8 @@ _VERBS = {
     "evaluate, predict, benchmark (.safetensors)": (),
     "evaluate, predict, benchmark (.onnx)": ("onnx",),
     "export --format onnx": ("onnx",),
-    "doctor, models": (),
+    "convert, doctor, models": (),
+    "names on the Hugging Face hub": ("hub",),
     "demo": ("train", "onnx", "demo"),
 }
 _MARKS = {"error": "[bold red]error[/]", "warning": "[yellow]warning[/]", "info": "[cyan]info[/]"}
