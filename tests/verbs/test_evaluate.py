@@ -99,3 +99,18 @@ def test_what_it_refuses(run, photos, tmp_path: Path):
         evaluate(run, photos, batch_size=0)
     with pytest.raises(UserError, match="no such folder"):
         evaluate(run, tmp_path / "nowhere")
+
+
+def test_synonyms_and_spellings_are_the_same_class(make_run, run, photos, tmp_path):
+    """Published weights know "disc, disk"; folders are called as people call them."""
+    names = ("stripes, bars", "moon", "full Disc, disc", "big square, SQUARE")
+    other = make_run(tmp_path / "run", None, names, {})
+    ours = evaluate(run, photos).metrics
+    assert evaluate(other, photos).metrics["confusion"] == ours["confusion"]
+
+    twice = make_run(tmp_path / "twice", None, ("disc, bars", "stripes, bars", "square"), {})
+    (photos_ := tmp_path / "photos").mkdir()
+    for old, new in (("disc", "disc"), ("stripes", "bars"), ("square", "square")):
+        shutil.copytree(photos / "val" / old, photos_ / new)
+    with pytest.raises(UserError, match="class 'bars'"):
+        evaluate(twice, photos_)

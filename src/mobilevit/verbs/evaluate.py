@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,7 +95,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a network on labelled pictures.
 
-    Classes are matched by their names; the data may have fewer than the network knows.
+    Classes are matched by their names, or where that fails by their synonyms, without regard to
+    case and underscores; the data may have fewer than the network knows.
 
     Args:
         model: a checkpoint, a run folder or an ``.onnx`` file (which needs no torch).
@@ -172,17 +173,36 @@ def _match(
     folders: Folders, samples: Iterable[Sample], known: tuple[str, ...], model: str
 ) -> list[int]:
     """Return for each sample the index of its class among those the network knows."""
-    indices = {name: index for index, name in enumerate(known)}
+    exact = {name: index for index, name in enumerate(known)}
+    loose = _loose_names(known)
     labels = []
     for sample in samples:
         name = folders.class_names[sample.label]
-        if name not in indices:
+        index = exact.get(name, loose.get(_loosely(name)))
+        if index is None:
             raise UserError(
                 f"{folders.source}: has a class '{name}', which {model} does not know."
                 f"{nearest(name, known)} It knows: {_listed(known)}."
             )
-        labels.append(indices[name])
+        labels.append(index)
     return labels
+
+
+def _loose_names(known: Sequence[str]) -> dict[str, int]:
+    """Return the classes by their names and synonyms, those that mean one class only.
+
+    Published weights say "tench, Tinca tinca" and "cassette player" where a folder is called
+    "tench" or "cassette_player".
+    """
+    owners: dict[str, set[int]] = {}
+    for index, name in enumerate(known):
+        for synonym in (name, *name.split(",")):
+            owners.setdefault(_loosely(synonym), set()).add(index)
+    return {name: owner.pop() for name, owner in owners.items() if len(owner) == 1}
+
+
+def _loosely(name: str) -> str:
+    return name.replace("_", " ").strip().casefold()
 
 
 def _listed(names: tuple[str, ...]) -> str:
