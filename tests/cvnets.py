@@ -1,4 +1,4 @@
-"""Classifiers of ml-cvnets, written anew: their names of tensors, their forwards by the formulas.
+"""Networks of ml-cvnets, written anew: their names of tensors, their forwards by the formulas.
 
 Nothing is shared with the package: pixels of a patch are picked by slices, attention is a softmax
 written out, and norms over channels are means and variances.
@@ -15,6 +15,11 @@ from torch import Tensor, nn
 
 PATCH = 2
 LAYERS = (2, 4, 3)
+STEPS = {  # stride and dilation at the start of layer_3, layer_4 and layer_5 by the output stride
+    32: ((2, 1), (2, 1), (2, 1)),
+    16: ((2, 1), (2, 1), (1, 1)),
+    8: ((2, 1), (1, 1), (1, 2)),
+}
 
 
 @dataclass(frozen=True)
@@ -57,9 +62,19 @@ class Conv(nn.Module):
         norm: bool = True,
         act: bool = True,
         bias: bool = False,
+        dilation: int = 1,
     ) -> None:
         super().__init__()
-        conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=bias)
+        conv = nn.Conv2d(
+            inputs,
+            outputs,
+            kernel,
+            stride,
+            padding=dilation if kernel == 3 else 0,
+            dilation=dilation,
+            groups=groups,
+            bias=bias,
+        )
         self.block = named(conv=conv)
         if norm:
             self.block.add_module("norm", nn.BatchNorm2d(outputs))
@@ -75,12 +90,14 @@ def bare(inputs: int, outputs: int, bias: bool = True, act: bool = False) -> Con
 
 
 class InvertedResidual(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, expansion: int, dilation: int = 1
+    ) -> None:
         super().__init__()
         hidden = inputs * expansion
         self.block = named(
             exp_1x1=Conv(inputs, hidden),
-            conv_3x3=Conv(hidden, hidden, 3, stride, groups=hidden),
+            conv_3x3=Conv(hidden, hidden, 3, stride, groups=hidden, dilation=dilation),
             red_1x1=Conv(hidden, outputs, act=False),
         )
         self.residual = stride == 1 and inputs == outputs
@@ -231,7 +248,7 @@ class Block2(nn.Module):
 class Classifier(nn.Module):
     """A classifier of ml-cvnets by the name that this package gives to its size."""
 
-    def __init__(self, name: str, classes: int = 1000) -> None:
+    def __init__(self, name: str, classes: int = 1000, output_stride: int = 32) -> None:
         super().__init__()
         sizes = SIZES[name]
         stem, widths, times = sizes.stem, sizes.widths, sizes.expansion
@@ -244,8 +261,9 @@ class Classifier(nn.Module):
         )
         for stage in range(3):
             inputs, outputs = widths[stage + 1 : stage + 3]
+            stride, dilation = STEPS[output_stride][stage]
             layer = nn.Sequential(
-                InvertedResidual(inputs, outputs, 2, times),
+                InvertedResidual(inputs, outputs, stride, times, dilation),
                 block(outputs, sizes.tokens[stage], LAYERS[stage]),
             )
             self.add_module(f"layer_{stage + 3}", layer)
@@ -262,3 +280,60 @@ class Classifier(nn.Module):
         for module in self.children():
             x = module(x)
         return x
+
+
+def relu_conv(inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> Conv:
+    conv = Conv(inputs, outputs, kernel, dilation=dilation)
+    conv.block.act = nn.ReLU()
+    return conv
+
+
+class PooledBranch(nn.Module):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.aspp_pool = named(
+            global_pool=nn.AdaptiveAvgPool2d(1), conv_1x1=relu_conv(inputs, outputs)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.shape[-2:]
+        return F.interpolate(self.aspp_pool(x), size, mode="bilinear", align_corners=False)
+
+
+class Pyramid(nn.Module):
+    def __init__(self, inputs: int, outputs: int, rates: tuple[int, ...]) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([relu_conv(inputs, outputs)])
+        self.convs.extend(relu_conv(inputs, outputs, 3, rate) for rate in rates)
+        self.convs.append(PooledBranch(inputs, outputs))
+        self.project = relu_conv(5 * outputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(torch.cat([conv(x) for conv in self.convs], 1))
+
+
+class Segmenter(nn.Module):
+    """DeepLabv3 of ml-cvnets without its last upsampling, with the auxiliary head of training."""
+
+    def __init__(
+        self, name: str, classes: int, output_stride: int, width: int, rates: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        self.encoder = Classifier(name, output_stride=output_stride)
+        del self.encoder.classifier, self.encoder.conv_1x1_exp
+        self.seg_head = named(
+            aspp=named(aspp_layer=Pyramid(SIZES[name].widths[-1], width, rates)),
+            classifier=bare(width, classes),
+        )
+        middle = SIZES[name].widths[-2]
+        self.aux_head = nn.Sequential(Conv(middle, 128, 3), nn.Dropout2d(), bare(128, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.seg_head(self.encoder(x))
+
+    def file(self) -> dict[str, Tensor]:
+        """Return the state dict as theirs is: the auxiliary head lies in the head."""
+        return {
+            f"seg_head.{name}" if name.startswith("aux_head.") else name: tensor
+            for name, tensor in self.state_dict().items()
+        }

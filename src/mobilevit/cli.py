@@ -108,6 +108,7 @@ def _train(arguments: Sequence[str]) -> Callable[..., int]:
         output: Path | None = None,
         resume: Path | None = None,
         weights: str | None = None,
+        channel_order: Literal["RGB", "BGR"] | None = None,
         check: bool = True,
         progress: bool = True,
         settings: OmitArgPrefixes[Recipe] = defaults,
@@ -122,6 +123,7 @@ def _train(arguments: Sequence[str]) -> Callable[..., int]:
             resume: Run folder whose interrupted training goes on.
             weights: Run folder, checkpoint, weights of another library or name on the Hugging Face
                 hub to start from; the network is the one in it.
+            channel_order: What those weights take; none given: what is known of their origin.
             check: Read every picture once before training.
             progress: Show progress bars.
         """
@@ -129,11 +131,12 @@ def _train(arguments: Sequence[str]) -> Callable[..., int]:
 
         if resume is None:
             run = partial(verb, recipe=settings, output=output)
-        elif settings != defaults or recipe != usual or output or weights:
+        elif settings != defaults or recipe != usual or output or weights or channel_order:
             raise UserError("--resume goes on with the run's own recipe: leave the other settings.")
         else:
             run = partial(verb, resume=resume)
-        return _show(run(data, weights=weights, check=check, progress=progress), json)
+        start = {"weights": weights, "channel_order": channel_order}
+        return _show(run(data, **start, check=check, progress=progress), json)
 
     return train
 

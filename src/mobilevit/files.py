@@ -38,6 +38,18 @@ def write_text(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8")
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are not there.
+
+    Raises:
+        UserError: when there is a file in the way.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{folder}: it cannot be made a folder, a file is in the way.") from error
+
+
 @contextmanager
 def making(folder: Path) -> Iterator[Path]:
     """Give a new folder to write into, and rename it to ``folder`` when all went well.
@@ -48,7 +60,7 @@ def making(folder: Path) -> Iterator[Path]:
     folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: it exists and is not empty. Choose another folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
         made = Path(beside) / folder.name
         made.mkdir()

@@ -47,9 +47,8 @@ def test_what_a_library_saved_gives_its_outputs(library: str, name: str, tmp_pat
     assert found.report.transfer.new == found.report.transfer.ignored == ()
     assert found.checkpoint.contract.class_names == CLASSES
     assert found.report.sha256 == sha256(saved.folder / "model.safetensors")
-    assert found.report.parameters == sum(
-        t.numel() for t in found.checkpoint.network.state_dict().values()
-    )
+    state = found.checkpoint.network.state_dict()
+    assert found.report.transfer.loaded == {k: v.numel() for k, v in state.items()}
     expected = saved.run(PICTURES)
     assert expected.std() > 0.1
     torch.testing.assert_close(found.checkpoint.network(PICTURES), expected, atol=1e-4, rtol=0)
@@ -183,6 +182,8 @@ def test_a_mean_that_cannot_be_honoured_is_refused(tmp_path: Path) -> None:
     [
         {"pretrained_cfg": {"input_size": "large"}},
         {"pretrained_cfg": {"input_size": [3, 256, 256], "crop_pct": 0}},
+        {"pretrained_cfg": {"input_size": [3, 0, 0], "crop_pct": 1}},
+        {"pretrained_cfg": {"input_size": [3, 256, 256], "crop_pct": -1}},
         {"pretrained_cfg": 7},
         {"label_names": {"0": "cat"}},
     ],
@@ -197,7 +198,7 @@ def test_a_config_that_makes_no_sense_is_refused_by_name(
     if "label_names" in change:  # too few names say nothing
         assert load_pretrained(folder).checkpoint.contract.class_names == ("0", "1", "2")
     else:
-        with pytest.raises(UserError, match=r"saved.*makes no sense"):
+        with pytest.raises(UserError, match=r"saved.*(makes no sense|cannot be kept)"):
             load_pretrained(folder)
 
 
@@ -246,6 +247,8 @@ def test_weights_of_other_networks_are_refused_with_what_they_are(tmp_path: Path
     ("lost", "message"),
     [
         ("stages.3.1.fuse.conv.weight", r"no 'stages\.3\.1\.fuse\.conv\.weight'"),
+        ("final.conv.weight", r"no 'final\.conv\.weight'"),
+        ("head.bias", r"no 'head\.bias'"),
         ("stages.2.1.transformer.0.ffn_in.weight", "no whole MobileViT"),
     ],
 )
@@ -275,6 +278,36 @@ def test_widths_of_one_s_own_are_kept(tmp_path: Path) -> None:
         torch.testing.assert_close(found.network(PICTURES), slim(PICTURES))
 
 
+@pytest.mark.parametrize(
+    "config", [{"num_attention_heads": 7}, {"patch_size": 0}, {"patch_size": -2}], ids=str
+)
+def test_numbers_of_transformers_that_make_no_network(
+    config: dict[str, int], tmp_path: Path
+) -> None:
+    folder = transformers_saved(tmp_path / "saved", "mobilevit_xxs").folder
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(told | config))
+    with pytest.raises(UserError, match=r"saved: it(s sizes make| is no)"):
+        load_pretrained(folder)
+
+
+def test_a_config_of_something_else_says_nothing(tmp_path: Path) -> None:
+    folder = timm_saved(tmp_path / "saved", "mobilevit_xxs").folder
+    (folder / "config.json").write_text('{"mean": 3, "patch_size": 16}')
+    found = load_pretrained(folder).checkpoint
+    assert found.architecture["patch_sizes"] == (2, 2, 2)
+    assert found.contract.resize == 288
+
+
+def test_a_kernel_that_is_not_there_is_told(tmp_path: Path) -> None:
+    folder = transformers_saved(tmp_path / "saved", "mobilevit_xxs").folder
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"resample": 0}))
+    found = load_pretrained(folder)
+    assert found.checkpoint.contract.interpolation == "bilinear"
+    assert any("bilinearly" in note for note in found.report.notes)
+
+
 class TestCreateModel:
     def test_the_classifier_comes_along(self, tmp_path: Path) -> None:
         path = xxs_file(tmp_path)
@@ -291,7 +324,7 @@ class TestCreateModel:
         network = create_model("mobilevit_xxs", pretrained=path, num_classes=5)
         assert network.head.weight.shape == (5, 320)
         told = capsys.readouterr().err
-        assert "head: 2 tensors" in told
+        assert "head, 2 tensors" in told
         assert "left new" in told
         assert torch.equal(
             network.final.conv.weight, load_checkpoint(path).network.final.conv.weight

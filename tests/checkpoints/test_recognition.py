@@ -31,7 +31,7 @@ def test_every_network_of_every_library_is_recognised(library: str, name: str) -
     for classes in (1000, 0):
         found = recognise(tensors_of(library, name, classes), "x")
         assert (found.library, found.family) == (library, name.partition("_")[0])
-        told = architecture_of(found.tensors, found.family, {}, "x")
+        told = architecture_of(found, {}, "x")
         assert told == {"model": name, **asdict(VARIANTS[name]), "num_classes": classes}
 
 
@@ -64,10 +64,10 @@ def test_a_library_that_is_named_must_be_the_right_one(library: str, asked: str)
 def test_heads_and_patches_come_from_the_config() -> None:
     found = recognise(tensors_of("transformers", "mobilevit_xs"), "x")
     config = {"num_attention_heads": 8, "patch_size": [4, 4]}
-    told = architecture_of(found.tensors, found.family, config, "x")
+    told = architecture_of(found, {"config.json": config}, "x")
     assert (told["heads"], told["patch_sizes"]) == (8, (4, 4, 4))
     with pytest.raises(UserError, match="no whole MobileViT"):
-        architecture_of(found.tensors, found.family, {"num_attention_heads": "many"}, "x")
+        architecture_of(found, {"config.json": {"num_attention_heads": "many"}}, "x")
 
 
 @given(st.data())
@@ -85,5 +85,5 @@ def test_whatever_is_cut_away_or_reshaped_is_a_sentence(data: st.DataObject) -> 
         tensors[odd] = torch.empty(shape, device="meta")
     with contextlib.suppress(UserError):
         found = recognise(tensors, "the file")
-        told = architecture_of(found.tensors, found.family, {}, "the file")
+        told = architecture_of(found, {}, "the file")
         assert told["model"].startswith(found.family)

@@ -37,6 +37,17 @@ def test_a_new_head_can_be_asked_for(tensors: dict[str, Tensor]) -> None:
     assert torch.equal(network.head.weight, before)
 
 
+@pytest.mark.parametrize("name", ["head.bias", "final.conv.weight"])
+def test_nothing_stays_new_that_must_not(name: str, tensors: dict[str, Tensor]) -> None:
+    lost = {k: v for k, v in tensors.items() if k != name}
+    network = create_model("mobilevit_xxs", num_classes=4)
+    assert transfer(lost, network, "x").new == (name,)
+    with pytest.raises(UserError, match=f"no '{name}'"):
+        transfer(lost, network, "x", optional=())
+    with pytest.raises(UserError, match=f"'{name}' has the shape"):
+        transfer(tensors | {name: torch.zeros(3)}, network, "x", optional=())
+
+
 def test_each_tensor_is_told_once(tensors: dict[str, Tensor]) -> None:
     given_ = {k: v for k, v in tensors.items() if not k.startswith("final.")}
     given_["extra.weight"] = torch.zeros(2)

@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 import cvnets
 from mobilevit import UserError, create_model, load_pretrained
-from mobilevit.checkpoints import Checkpoint, architecture
+from mobilevit.checkpoints import Checkpoint, architecture, writing
 from mobilevit.checkpoints.writing import save_for
 from mobilevit.deployment.contract import Contract
 from peers import CLASSES, enliven
@@ -97,7 +97,8 @@ def test_there_and_back_is_the_identity(
     library: str, target: str, name: str, tmp_path: Path
 ) -> None:
     ours = checkpoint(name)
-    path = save_for(ours, tmp_path / "to" / target, library)
+    path = tmp_path / "to" / target
+    save_for(ours, path, library)
     found = load_pretrained(path)
     assert found.report.library == library
     assert same(ours, found.checkpoint)
@@ -112,34 +113,73 @@ def test_a_safetensors_file_says_that_it_is_of_pytorch(tmp_path: Path) -> None:
         assert file.metadata() == {"format": "pt"}
 
 
-def test_networks_that_a_library_cannot_describe_are_refused(tmp_path: Path) -> None:
-    slim = checkpoint(token_widths=(32, 40, 48))
-    with pytest.raises(UserError, match=r"timm knows no mobilevit_xxs with token_widths"):
-        save_for(slim, tmp_path / "1", "timm")
-    save_for(slim, tmp_path / "2", "transformers")  # which has a number for each width
-    assert same(slim, load_pretrained(tmp_path / "2").checkpoint)
-    for library in ("timm", "transformers"):
-        with pytest.raises(UserError, match="patch"):
-            save_for(checkpoint(patch_sizes=(8, 4, 2)), tmp_path / "3", library)
-    with pytest.raises(UserError, match=r"cvnets has no names .*\(1, 2, 1\)"):
-        save_for(checkpoint(layers=(1, 2, 1)), tmp_path / "4.pt", "cvnets")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["2"]
+@pytest.mark.parametrize("target", ["w.safetensors", "folder"])
+@pytest.mark.parametrize("library", ["timm", "transformers", "cvnets"])
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"patch_sizes": (8, 4, 2)},
+        {"patch_sizes": (4, 4, 4)},
+        {"heads": 2},
+        {"layers": (1, 2, 1)},
+        {"token_widths": (32, 40, 48)},
+    ],
+    ids=str,
+)
+def test_what_a_library_cannot_describe_is_refused(
+    numbers: dict[str, Any], library: str, target: str, tmp_path: Path
+) -> None:
+    """Its names may be there all the same: it would compute something else in silence."""
+    ours = checkpoint(**numbers)
+    (key,) = numbers
+    able = library == "transformers" and target == "folder" and key != "layers"
+    if able and numbers["patch_sizes" if key == "patch_sizes" else key] != (8, 4, 2):
+        save_for(ours, tmp_path / target, library)
+        assert load_pretrained(tmp_path / target).checkpoint.architecture[key] == numbers[key]
+    else:
+        with pytest.raises(UserError, match=rf"{library} knows mobilevit_xxs with {key}"):
+            save_for(ours, tmp_path / target, library)
+        assert not list(tmp_path.iterdir())
 
 
 def test_bad_targets_are_refused_and_nothing_is_lost(tmp_path: Path) -> None:
-    mine = tmp_path / "mine"
+    mine, file = tmp_path / "mine", tmp_path / "mine.pt"
     mine.mkdir()
-    (mine / "notes.txt").write_text("mine")
+    for path in (mine / "notes.txt", file):
+        path.write_text("mine")
     with pytest.raises(UserError, match="not empty"):
         save_for(checkpoint(), mine, "timm")
-    assert [path.name for path in mine.iterdir()] == ["notes.txt"]
-    with pytest.raises(UserError, match=r"\.h5"):
-        save_for(checkpoint(), tmp_path / "w.h5", "timm")
-    with pytest.raises(UserError, match=r"end in \.safetensors"):
-        save_for(checkpoint(), tmp_path / "w.pt", "mobilevit")
+    with pytest.raises(UserError, match=r"mine\.pt: it exists"):
+        save_for(checkpoint(), file, "cvnets")
+    with pytest.raises(UserError, match="a file is in the way"):
+        save_for(checkpoint(), file / "below.pt", "cvnets")
+    for name, library in (("w.onnx", "timm"), ("w.pt", "mobilevit")):
+        with pytest.raises(UserError, match=rf"{name}: weights of {library} do not end in"):
+            save_for(checkpoint(), tmp_path / name, library)
     with pytest.raises(UserError, match="Did you mean 'timm'"):
         save_for(checkpoint(), tmp_path / "w.pt", "tim")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
+    assert file.read_text() == (mine / "notes.txt").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "mine.pt"]
+
+
+def test_a_folder_may_have_a_point_in_its_name(tmp_path: Path) -> None:
+    save_for(checkpoint("mobilevitv2_050"), tmp_path / "mobilevitv2-0.5", "transformers")
+    assert load_pretrained(tmp_path / "mobilevitv2-0.5").report.library == "transformers"
+
+
+@pytest.mark.parametrize("target", ["w.pt", "folder"])
+def test_what_does_not_come_back_leaves_nothing(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(path: Path, library: str) -> Any:
+        found = load_pretrained(path, library)
+        found.checkpoint.network.stem.norm.bias.data += 1
+        return found
+
+    monkeypatch.setattr(writing, "load_pretrained", other)
+    with pytest.raises(UserError, match=r"'stem\.norm\.bias' does not come back"):
+        save_for(checkpoint(), tmp_path / target, "cvnets")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_config_of_transformers_is_its_own(tmp_path: Path) -> None:

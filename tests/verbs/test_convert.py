@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from mobilevit import UserError, convert, load_pretrained
-from mobilevit.checkpoints import pretrained as module
 from mobilevit.cli import main
-from peers import timm_saved, transformers_saved
+from peers import timm_saved, transformers_network, transformers_saved
 
 
 def test_between_two_other_libraries(tmp_path: Path) -> None:
@@ -56,32 +53,22 @@ def test_the_channel_order_can_be_given(tmp_path: Path) -> None:
         torch.testing.assert_close(logits, saved.run(x.flip(1)), atol=1e-4, rtol=0)
 
 
-def test_what_does_not_come_back_is_not_called_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    saved = timm_saved(tmp_path / "theirs", "mobilevit_xxs")
-    original = module.make
-
-    def shift(network: nn.Module, _: object) -> None:
-        network.stem.norm.bias.data += 1
-
-    def damaged(*arguments: Any, **numbers: Any) -> nn.Module:
-        network = original(*arguments, **numbers)
-        calls.append(network)
-        if len(calls) == 4:  # the one that is read back, after its skeleton
-            network.register_load_state_dict_post_hook(shift)
-        return network
-
-    calls: list[nn.Module] = []
-    monkeypatch.setattr(module, "make", damaged)
-    with pytest.raises(UserError, match=r"'stem\.norm\.bias' does not come back"):
-        convert(saved.folder, tmp_path / "out.pt", to="cvnets")
+@pytest.mark.parametrize("kind", ["Model", "ForSemanticSegmentation"])
+def test_what_is_no_whole_network_is_not_converted(kind: str, tmp_path: Path) -> None:
+    transformers_network("mobilevit_xxs", kind).save_pretrained(tmp_path / "theirs")
+    if kind == "Model":  # whole, but for the classifier
+        done = convert(tmp_path / "theirs", tmp_path / "timm", to="timm")
+        assert load_pretrained(done.path).checkpoint.architecture["num_classes"] == 0
+    else:
+        with pytest.raises(UserError, match=r"theirs: it has no final.*mobilevit train"):
+            convert(tmp_path / "theirs", tmp_path / "timm", to="timm")
+        assert not (tmp_path / "timm").exists()
 
 
 def test_a_source_is_never_overwritten(tmp_path: Path) -> None:
     folder = timm_saved(tmp_path / "theirs", "mobilevit_xxs").folder
     before = (folder / "model.safetensors").read_bytes()
     for target in (folder, folder / "model.safetensors"):
-        with pytest.raises(UserError, match=r"the same|not empty"):
+        with pytest.raises(UserError, match=r"it exists|not empty"):
             convert(target, target, to="transformers")
     assert (folder / "model.safetensors").read_bytes() == before

@@ -12,16 +12,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mobilevit.deployment.contract import Contract
+from mobilevit.deployment.contract import INTERPOLATIONS, Contract
 from mobilevit.errors import UserError
-from mobilevit.networks import VARIANTS
+
+if TYPE_CHECKING:
+    from mobilevit.checkpoints.recognition import Recognised
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 BLUE_FIRST = (("cvnets", "mobilevit"), ("transformers", "mobilevit"))
 """Library and family of the weights that take BGR."""
-_KERNELS = ("nearest", "lanczos", "bilinear", "bicubic")
+_MARKS = {"transformers": "model_type", "timm": "architecture"}
+"""What tells a library's ``config.json`` from any other."""
+_KERNELS = {2: "bilinear", 3: "bicubic"}
 """Kernels by Pillow's numbers."""
 
 
@@ -42,8 +46,8 @@ class Facts:
     notes: tuple[str, ...] = ()
 
 
-def read_configs(folder: Path) -> dict[str, Any]:
-    """Return the JSON files of a checkpoint's folder by their names, those that are there.
+def read_configs(folder: Path, library: str) -> dict[str, Any]:
+    """Return the JSON files that a library wrote into a checkpoint's folder, by their names.
 
     Raises:
         UserError: when one of them is no JSON object.
@@ -51,29 +55,24 @@ def read_configs(folder: Path) -> dict[str, Any]:
     found = {}
     for name in (CONFIG, PROCESSOR):
         path = folder / name
-        if path.is_file():
+        if library in _MARKS and path.is_file():
             try:
-                found[name] = json.loads(path.read_text(encoding="utf-8"))
+                values = json.loads(path.read_text(encoding="utf-8"))
             except (ValueError, OSError) as error:
                 raise UserError(f"{path}: it cannot be read as JSON ({error}).") from error
-            if not isinstance(found[name], dict):
+            if not isinstance(values, dict):
                 raise UserError(f"{path}: it must be a JSON object.")
-    return found
+            found[name] = values
+    return found if _MARKS.get(library) in found.get(CONFIG, {}) else {}
 
 
 def read_facts(
-    library: str,
-    family: str,
-    classes: int,
-    configs: Mapping[str, Any],
-    names: Sequence[str],
-    source: str,
+    known: Recognised, classes: int, configs: Mapping[str, Any], names: Sequence[str], source: str
 ) -> Facts:
     """Return the facts of a foreign checkpoint.
 
     Args:
-        library: ``"timm"``, ``"transformers"``, ``"cvnets"`` or ``"mobilevit"``.
-        family: ``"mobilevit"`` or ``"mobilevitv2"``.
+        known: whose weights these are.
         classes: outputs of its classifier.
         configs: of ``read_configs``.
         names: of the tensors in the file.
@@ -82,43 +81,42 @@ def read_facts(
     Raises:
         UserError: when the configuration asks for what cannot be done, or makes no sense.
     """
+    order, rule = _channel_order(known.library, known.family, names)
+    kernel: Any
     try:
-        if library == "transformers":
+        if known.library == "transformers" and configs:
             size, resize, kernel, labels = _transformers(configs, source)
-        elif library == "timm":
-            size, resize, kernel, labels = _timm(configs.get(CONFIG, {}), source)
+        elif known.library == "timm" and configs:
+            size, resize, kernel, labels = _timm(configs[CONFIG], source)
         else:
             size, resize, kernel, labels = (256, 256), 288, "bilinear", None
         class_names, notes = _class_names(labels, classes)
+        flips = configs.get(PROCESSOR, {}).get("do_flip_channel_order")
     except (TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError) as error:
         raise UserError(f"{source}: its configuration makes no sense ({error!r}).") from error
-    order, rule = _channel_order(library, family, names)
-    flips = configs.get(PROCESSOR, {}).get("do_flip_channel_order")
-    if library == "transformers" and isinstance(flips, bool):
-        if family == "mobilevit":
-            order, rule = ("BGR" if flips else "RGB"), f"do_flip_channel_order in {PROCESSOR}"
-        elif flips:
-            notes.append(
-                f"{PROCESSOR} flips the channels, but MobileViTv2 was trained on RGB and is taken "
-                "so; where it was fine-tuned with the flip, say --channel-order BGR"
-            )
+    if isinstance(flips, bool) and known.family == "mobilevit":
+        order, rule = ("BGR" if flips else "RGB"), f"do_flip_channel_order in {PROCESSOR}"
+    elif flips:
+        notes.append(
+            f"{PROCESSOR} flips the channels, but MobileViTv2 was trained on RGB pictures; where "
+            "it was fine-tuned with the flip, convert it with --channel-order BGR"
+        )
+    if kernel not in INTERPOLATIONS:
+        notes.append(f"pictures are resized bilinearly, for there is no '{kernel}' here")
+        kernel = "bilinear"
     contract = Contract("classification", class_names, size, resize, kernel)
-    return Facts(contract, order, rule, tuple(notes))
+    return Facts(contract.validated(source), order, rule, tuple(notes))
 
 
 def write_configs(
     library: str, architecture: Mapping[str, Any], contract: Contract
 ) -> dict[str, dict[str, Any]]:
-    """Return the JSON files that a library wants beside the weights, by their names.
-
-    Raises:
-        UserError: when the library cannot describe the network.
-    """
+    """Return the JSON files that a library wants beside the weights, by their names."""
     names = contract.class_names
     if library == "timm":
         share = contract.size[0] / contract.resize
         config = {
-            "architecture": _standard(architecture, library),
+            "architecture": architecture["model"],
             "num_classes": len(names),
             "label_names": list(names),
             "pretrained_cfg": {
@@ -141,7 +139,7 @@ def write_configs(
         config = {
             "num_channels": architecture["in_chans"],
             "image_size": height,
-            "patch_size": _one(architecture["patch_sizes"], library),
+            "patch_size": architecture["patch_sizes"][0],
             "expand_ratio": float(architecture["expansion"]),
             "classifier_dropout_prob": architecture["head_dropout"],
             "id2label": {str(i): name for i, name in enumerate(names)},
@@ -152,7 +150,7 @@ def write_configs(
             "image_processor_type": "MobileViTImageProcessor",
             "do_resize": True,
             "size": {"shortest_edge": contract.resize},
-            "resample": _KERNELS.index(contract.interpolation),
+            "resample": {kernel: n for n, kernel in _KERNELS.items()}[contract.interpolation],
             "do_center_crop": True,
             "crop_size": {"height": height, "width": width},
             "do_rescale": True,
@@ -185,39 +183,12 @@ def _v2_config(architecture: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "architectures": ["MobileViTV2ForImageClassification"],
         "model_type": "mobilevitv2",
-        "width_multiplier": int(_standard(architecture, "transformers")[-3:]) / 100,
+        "width_multiplier": int(architecture["model"][-3:]) / 100,
         "n_attn_blocks": list(architecture["layers"]),
         "ffn_multiplier": architecture["ffn_expansion"],
         "attn_dropout": architecture["attention_dropout"],
         "ffn_dropout": architecture["ffn_dropout"],
     }
-
-
-def _standard(architecture: Mapping[str, Any], library: str) -> str:
-    """Return the name of an architecture that is one of the published ones."""
-    name: str = architecture["model"]
-    config = VARIANTS[name]
-    for key in ("stem_width", "widths", "token_widths", "layers", "expansion", "ffn_expansion"):
-        if _plain(architecture[key]) != _plain(getattr(config, key)):
-            raise UserError(
-                f"{library} knows no {name} with {key} {architecture[key]}; only the published "
-                "networks can be described to it."
-            )
-    if library == "timm" and _one(architecture["patch_sizes"], library) != 2:
-        raise UserError(f"timm has {name} with patches of 2 only.")
-    return name
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _one(patches: Sequence[int], library: str) -> int:
-    if len(set(patches)) != 1:
-        raise UserError(
-            f"{library} has one patch size for all stages, this network has {list(patches)}."
-        )
-    return patches[0]
 
 
 def _transformers(
@@ -233,8 +204,8 @@ def _transformers(
     labels = configs.get(CONFIG, {}).get("id2label")
     if labels is not None:
         labels = [labels[str(i)] for i in range(len(labels))]
-    kernel = _KERNELS[int(processor.get("resample", 2))]
-    return (int(size[0]), int(size[1])), int(short), kernel, labels
+    number = int(processor.get("resample", 2))
+    return (int(size[0]), int(size[1])), int(short), _KERNELS.get(number, str(number)), labels
 
 
 def _timm(
@@ -251,8 +222,7 @@ def _timm(
     labels = settings.get("label_names") or config.get("label_names")
     if isinstance(labels, Mapping):
         labels = [labels[str(i)] for i in range(len(labels))]
-    kernel = settings.get("interpolation", "bilinear")
-    return (height, width), short, kernel if kernel in _KERNELS else "bilinear", labels
+    return (height, width), short, settings.get("interpolation", "bilinear"), labels
 
 
 def _normalised(source: str, mean: Any, deviation: Any) -> UserError:

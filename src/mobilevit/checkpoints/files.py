@@ -110,16 +110,32 @@ def load_checkpoint(path: str | Path, training: bool = False) -> Checkpoint:
             json.loads(header.get(key, "{}"))
             for key in ("recipe", "metrics", "progress", "provenance")
         )
+        if not all(isinstance(told, dict) for told in (recipe, metrics, progress, provenance)):
+            raise TypeError("its header is no set of descriptions")
         numbers = _numbers(made_from, len(tensors))
         with torch.device("meta"):  # whatever sizes it claims, they take no memory until they fit
             network = create_model(made_from["model"], **numbers)
         weights = {k: v for k, v in tensors.items() if not k.startswith(TRAINING)}
         network.load_state_dict(check_tensors(path, weights), assign=True)
-    except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-        raise UserError(f"{path}: its weights do not fit its description ({error}).") from error
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+        ArithmeticError,
+    ) as error:
+        reason = f"{error} "[:300].strip()
+        raise UserError(f"{path}: its weights do not fit its description ({reason}).") from error
+    contract = Contract.from_json(header.get("contract", "{}"), str(path))
+    if len(contract.class_names) != made_from["num_classes"]:
+        raise UserError(
+            f"{path}: it has {made_from['num_classes']} outputs, and names for "
+            f"{len(contract.class_names)}."
+        )
     return Checkpoint(
         network.eval(),
-        Contract.from_json(header.get("contract", "{}"), str(path)),
+        contract,
         made_from,
         recipe,
         metrics,
@@ -131,8 +147,9 @@ def load_checkpoint(path: str | Path, training: bool = False) -> Checkpoint:
 
 def _numbers(made_from: Mapping[str, Any], tensors: int) -> dict[str, Any]:
     """Return the numbers of an architecture, if they are those of a file of so many tensors."""
-    if sum(made_from["layers"]) > tensors:
-        raise ValueError(f"{made_from['layers']} layers, {tensors} tensors")
+    for key in ("layers", "patch_sizes"):
+        if min(made_from[key]) < 1 or max(made_from[key]) > tensors:
+            raise ValueError(f"{key} {made_from[key]}")
     return {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in made_from.items()

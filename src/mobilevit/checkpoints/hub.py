@@ -105,7 +105,7 @@ def save_pretrained(model: str | Path, folder: str | Path) -> Path:
     and ``README.md`` (the model card), and appears whole or not at all.
 
     Args:
-        model: a checkpoint, or a run folder (then its ``best.safetensors``).
+        model: whatever ``load_pretrained`` takes: a run folder, a checkpoint, other weights.
         folder: to be made, or empty.
 
     Returns:
@@ -114,9 +114,9 @@ def save_pretrained(model: str | Path, folder: str | Path) -> Path:
     Raises:
         UserError: when the model cannot be read, or there is something in ``folder``.
     """
-    from mobilevit.checkpoints.files import load_checkpoint
+    from mobilevit.checkpoints.pretrained import load_pretrained
 
-    save_folder(load_checkpoint(model), Path(folder))
+    save_folder(load_pretrained(model).checkpoint, Path(folder))
     return Path(folder)
 
 
@@ -136,7 +136,7 @@ def push_to_hub(model: str | Path, repo: str, private: bool = False) -> str:
     A model card that is there already is replaced; the repository's history keeps it.
 
     Args:
-        model: a checkpoint, or a run folder (then its ``best.safetensors``).
+        model: whatever ``load_pretrained`` takes: a run folder, a checkpoint, other weights.
         repo: ``owner/name``.
         private: whether a new repository is to be seen by its owner only.
 
@@ -147,10 +147,10 @@ def push_to_hub(model: str | Path, repo: str, private: bool = False) -> str:
         UserError: when the model cannot be read, or the hub refuses it or cannot be reached.
         MissingExtraError: when huggingface_hub is not installed.
     """
-    from mobilevit.checkpoints.files import load_checkpoint
+    from mobilevit.checkpoints.pretrained import load_pretrained
 
     hub = require("huggingface_hub", "hub")
-    checkpoint = load_checkpoint(model)
+    checkpoint = load_pretrained(model).checkpoint
     with tempfile.TemporaryDirectory() as folder:
         _write(checkpoint, Path(folder), repo)
         with _explaining(repo):

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
+from torch import Tensor
 
-from mobilevit.checkpoints.configs import CONFIG, read_configs, read_facts
+from mobilevit.checkpoints.adapters.cvnets import HEADS
+from mobilevit.checkpoints.configs import read_configs, read_facts
 from mobilevit.checkpoints.files import Checkpoint, is_checkpoint, load_checkpoint
 from mobilevit.checkpoints.hub import fetch, is_repo, sha256
 from mobilevit.checkpoints.reading import read_tensors
@@ -38,7 +40,6 @@ class LoadReport:
         channel_order: what the weights in the file take; the network here takes RGB.
         rule: why that order.
         sha256: of the file with the weights.
-        parameters: how many numbers were loaded.
         transfer: what became of each tensor.
         notes: what else a user should know.
     """
@@ -49,7 +50,6 @@ class LoadReport:
     channel_order: str
     rule: str
     sha256: str
-    parameters: int
     transfer: Transfer
     notes: tuple[str, ...] = ()
 
@@ -57,7 +57,7 @@ class LoadReport:
         """Return it as plain Python."""
         return asdict(self)
 
-    def provenance(self) -> dict[str, str]:
+    def provenance(self) -> dict[str, Any]:
         """Return what a checkpoint made of this remembers."""
         keys = ("source", "library", "channel_order", "rule", "sha256")
         return {key: getattr(self, key) for key in keys}
@@ -68,11 +68,12 @@ class LoadReport:
         from rich.table import Table
 
         table = Table(box=None, show_header=False, pad_edge=False)
+        loaded = self.transfer.loaded
         rows = [
             ("weights", f"{self.model} from {self.source}"),
             ("names of", f"{self.library}, sha256 {self.sha256[:16]}"),
             ("channels", f"{self.channel_order} in the file, RGB here ({self.rule})"),
-            ("loaded", f"{len(self.transfer.loaded)} tensors, {self.parameters:,} numbers"),
+            ("loaded", f"{len(loaded)} tensors, {sum(loaded.values()):,} numbers"),
             *(("adapted", f"{name}, {how}") for name, how in self.transfer.adapted.items()),
             *(("left new", part) for part in _parts(self.transfer.new)),
             *(("ignored", part) for part in _parts(self.transfer.ignored)),
@@ -118,46 +119,71 @@ def load_pretrained(
     """
     if channel_order not in (None, *ORDERS):
         raise unknown("channel order", str(channel_order), ORDERS)
+    if not isinstance(source, (str, Path)):
+        raise UserError(f"weights are named by a path or a name on the hub, not by {source!r}.")
     path = find_weights(source)
     if library in (None, OURS) and is_checkpoint(path):
-        if channel_order == "BGR":
-            raise UserError(f"{path}: a checkpoint of this package always takes RGB.")
-        checkpoint = load_checkpoint(path)
-        done = transfer(checkpoint.network.state_dict(), checkpoint.network, str(path))
-        own = ("RGB", "our own checkpoint")
-        report = _report(source, OURS, checkpoint, own, sha256(path), done)
-        return Pretrained(checkpoint, report, path)
+        return _ours(source, path, channel_order)
+    return _foreign(source, path, library, channel_order)
 
+
+def _ours(source: str | Path, path: Path, channel_order: str | None) -> Pretrained:
+    if channel_order == "BGR":
+        raise UserError(f"{path}: a checkpoint of this package always takes RGB.")
+    checkpoint = load_checkpoint(path)
+    loaded = {name: tensor.numel() for name, tensor in checkpoint.network.state_dict().items()}
+    done = Transfer(loaded, {}, (), ())
+    model, rule = checkpoint.architecture["model"], "our own checkpoint"
+    report = LoadReport(str(source), OURS, model, "RGB", rule, sha256(path), done)
+    return Pretrained(checkpoint, report, path)
+
+
+def _foreign(
+    source: str | Path, path: Path, library: str | None, channel_order: str | None
+) -> Pretrained:
+    where = str(source)
     raw = read_tensors(path)
-    known = recognise(raw.tensors, str(source), library)
-    configs = read_configs(path.parent)
-    architecture = architecture_of(
-        known.tensors, known.family, configs.get(CONFIG, {}), str(source)
-    )
-    facts = read_facts(
-        known.library,
-        known.family,
-        architecture["num_classes"],
-        configs,
-        list(raw.tensors),
-        str(source),
-    )
+    known = recognise(raw.tensors, where, library)
+    configs = read_configs(path.parent, known.library)
+    architecture = architecture_of(known, configs, where)
+    facts = read_facts(known, architecture["num_classes"], configs, list(raw.tensors), where)
     order, rule = facts.channel_order, facts.rule
     if channel_order is not None:
         order, rule = channel_order, "as asked for"
     tensors = dict(known.tensors)
     if order == "BGR" and tensors[STEM].shape[1] == 3:
         tensors[STEM] = tensors[STEM].flip(1)
-    numbers = {key: value for key, value in architecture.items() if key != "model"}
-    with torch.device("meta"):  # shapes that do not go together are found before they take memory
-        match(tensors, make(architecture["model"], **numbers), str(source))
-    network = make(architecture["model"], **numbers)
-    done = transfer(tensors, network, str(source))
+    network, done = _filled(architecture, tensors, where)
     done = replace(done, ignored=(*done.ignored, *known.others))
-    checkpoint = Checkpoint(network.eval(), facts.contract, architecture)
-    notes = facts.notes + ((f"taken out of '{raw.unwrapped}'",) if raw.unwrapped else ())
-    report = _report(source, known.library, checkpoint, (order, rule), sha256(path), done, notes)
-    return Pretrained(replace(checkpoint, provenance=report.provenance()), report, path)
+    notes = facts.notes + ((f"taken out of {raw.unwrapped}",) if raw.unwrapped else ())
+    if done.new:
+        notes += ("what is left new has random weights until it is trained",)
+    report = LoadReport(
+        where, known.library, architecture["model"], order, rule, sha256(path), done, notes
+    )
+    provenance = report.provenance()
+    checkpoint = Checkpoint(network, facts.contract, architecture, provenance=provenance)
+    return Pretrained(checkpoint, report, path)
+
+
+def _filled(
+    architecture: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str
+) -> tuple[Backbone, Transfer]:
+    """Make a network and load all of its tensors; without a classifier, ``final`` may be missing.
+
+    Raises:
+        UserError: when the tensors are not those of the architecture.
+    """
+    numbers = {key: value for key, value in architecture.items() if key != "model"}
+    optional = () if architecture["num_classes"] else ("final.",)
+    try:
+        with torch.device("meta"):  # shapes that do not fit are found before they take memory
+            match(tensors, make(architecture["model"], **numbers), where, optional)
+        network: Backbone = make(architecture["model"], **numbers)
+    except (ValueError, ArithmeticError, RuntimeError) as error:
+        raise UserError(f"{where}: its sizes make no network ({error}).") from error
+    done = transfer(tensors, network, where, optional)
+    return network.eval(), done
 
 
 @overload
@@ -213,9 +239,13 @@ def create_model(
         UserError: for an unknown name or number, and when the weights are of another network.
     """
     if pretrained is None:
-        network = make(name, num_classes=_or(num_classes, 1000), in_chans=in_chans, **numbers)
+        classes = 1000 if num_classes is None else num_classes
+        network: Backbone = make(name, num_classes=classes, in_chans=in_chans, **numbers)
     else:
-        network = _with_weights(name, pretrained, channel_order, num_classes, in_chans, numbers)
+        numbers |= {"in_chans": in_chans}
+        if num_classes is not None:
+            numbers["num_classes"] = num_classes
+        network = _with_weights(name, pretrained, channel_order, numbers)
     return FeatureExtractor(network, out_indices) if features_only else network
 
 
@@ -232,47 +262,27 @@ def find_weights(source: str | Path) -> Path:
 
 
 def _with_weights(
-    name: str,
-    source: str | Path,
-    channel_order: str | None,
-    num_classes: int | None,
-    in_chans: int,
-    numbers: Mapping[str, Any],
+    name: str, source: str | Path, channel_order: str | None, numbers: Mapping[str, Any]
 ) -> Backbone:
     from rich.console import Console
 
     found = load_pretrained(source, channel_order=channel_order)
-    described = {k: v for k, v in found.checkpoint.architecture.items() if k != "model"}
     if found.report.model != name:
         make(name)  # an unknown name has its own error
         raise UserError(f"{source}: these are weights of {found.report.model}, not of {name}.")
-    classes = _or(num_classes, described["num_classes"])
-    changed = {**numbers, "num_classes": classes, "in_chans": in_chans}
-    network: Backbone = make(name, **(described | changed))
+    theirs = {key: v for key, v in found.checkpoint.architecture.items() if key != "model"}
+    network: Backbone = make(name, **(theirs | dict(numbers)))
     done = transfer(found.checkpoint.network.state_dict(), network, str(source))
     replace(found.report, transfer=found.report.transfer.then(done)).print(Console(stderr=True))
     return network
 
 
-def _report(
-    source: str | Path,
-    library: str,
-    checkpoint: Checkpoint,
-    order: tuple[str, str],
-    digest: str,
-    done: Transfer,
-    notes: tuple[str, ...] = (),
-) -> LoadReport:
-    tensors = checkpoint.network.state_dict()
-    numbers = sum(tensors[name].numel() for name in (*done.loaded, *done.adapted))
-    model = checkpoint.architecture["model"]
-    return LoadReport(str(source), library, model, *order, digest, numbers, done, notes)
-
-
 def _parts(names: Sequence[str]) -> list[str]:
-    counts = Counter(name.partition(".")[0] for name in names)
-    return [f"{part}: {count} tensors" for part, count in counts.items()]
+    """Say which parts of a network names belong to, and how many tensors each has."""
+    counts = Counter(_part(name) for name in names)
+    return [f"{part}, {n} tensor{'s' if n > 1 else ''}" for part, n in counts.items()]
 
 
-def _or(value: int | None, default: int) -> int:
-    return default if value is None else value
+def _part(name: str) -> str:
+    known = (f"{prefix}* ({what})" for prefix, what in HEADS.items() if name.startswith(prefix))
+    return next(known, name.partition(".")[0])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mobilevit.checkpoints.adapters import ADAPTERS
 from mobilevit.checkpoints.adapters.cvnets import ENCODER, HEADS
+from mobilevit.checkpoints.configs import CONFIG
 from mobilevit.errors import UserError, unknown
 from mobilevit.networks import VARIANTS
 
@@ -73,22 +74,22 @@ def recognise(tensors: Mapping[str, Tensor], source: str, library: str | None = 
     )
 
 
-def architecture_of(
-    tensors: Mapping[str, Tensor], family: str, config: Mapping[str, Any], source: str
-) -> dict[str, Any]:
+def architecture_of(known: Recognised, configs: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Return what ``create_model`` needs to make the network that tensors are of.
 
     Args:
-        tensors: a state dict under our names.
-        family: of ``recognise``.
-        config: transformers' ``config.json``, for what no shape tells; or nothing.
+        known: the tensors.
+        configs: of ``read_configs``; transformers' tells what no shape does.
         source: where it comes from, for the errors.
 
     Raises:
         UserError: when the shapes are those of no network.
     """
+    family, config = known.family, {}
+    if known.library == "transformers":
+        config = configs.get(CONFIG, {})
     try:
-        shape = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        shape = {name: tuple(tensor.shape) for name, tensor in known.tensors.items()}
         blocks = range(2, 5)
         found: dict[str, Any] = {
             "num_classes": shape["head.weight"][0] if "head.weight" in shape else 0,
@@ -105,13 +106,16 @@ def architecture_of(
                 found["head_width"] = shape["final.conv.weight"][0]
             found["heads"] = int(config.get("num_attention_heads", 4))
         patch = config.get("patch_size", 2)
-        found["patch_sizes"] = (int(patch[0] if isinstance(patch, list) else patch),) * 3
+        side = int(patch[0] if isinstance(patch, list) else patch)
+        if side < 1:
+            raise ValueError(f"patches of {side}")
+        found["patch_sizes"] = (side, side, side)
     except (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"{source}: it is no whole MobileViT backbone ({error!r}).") from error
     variants = [name for name in VARIANTS if name.startswith(f"{family}_")]
     keys = ("stem_width", "widths", "token_widths")
-    known = (n for n in variants if all(getattr(VARIANTS[n], key) == found[key] for key in keys))
-    name = next(known, variants[0])  # widths of one's own are a change to any of the family
+    same = (n for n in variants if all(getattr(VARIANTS[n], key) == found[key] for key in keys))
+    name = next(same, variants[0])  # widths of one's own are a change to any of the family
     return {"model": name, **asdict(VARIANTS[name]), **found}
 
 

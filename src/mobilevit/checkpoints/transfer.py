@@ -12,7 +12,7 @@ from mobilevit.errors import UserError
 
 STEM = "stem.conv.weight"
 OPTIONAL = ("head.", "final.")
-"""Parts that a source may lack: a classifier, and what a backbone for other tasks goes without."""
+"""Parts that may be made anew: the classifier, and what backbones of other tasks go without."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,13 @@ class Transfer:
     """What became of the tensors.
 
     Attributes:
-        loaded: names taken as they are.
+        loaded: names taken as they are, each with how many numbers it holds.
         adapted: names that were changed on the way, with how.
         new: names that the network keeps as they were made, because nothing was there for them.
         ignored: names of the source that have no place in the network.
     """
 
-    loaded: tuple[str, ...]
+    loaded: Mapping[str, int]
     adapted: Mapping[str, str]
     new: tuple[str, ...]
     ignored: tuple[str, ...]
@@ -34,7 +34,7 @@ class Transfer:
     def then(self, other: Transfer) -> Transfer:
         """Return what became of this transfer's source after a second one, of its result."""
         return Transfer(
-            tuple(name for name in other.loaded if name not in self.new),
+            {name: count for name, count in other.loaded.items() if name not in self.new},
             {**self.adapted, **other.adapted},
             tuple(dict.fromkeys((*self.new, *other.new))),
             (*self.ignored, *(name for name in other.ignored if name not in self.new)),
@@ -42,48 +42,57 @@ class Transfer:
 
 
 def transfer(
-    tensors: Mapping[str, Tensor], network: nn.Module, source: str, new_head: bool = False
+    tensors: Mapping[str, Tensor],
+    network: nn.Module,
+    source: str,
+    optional: tuple[str, ...] = OPTIONAL,
+    new_head: bool = False,
 ) -> Transfer:
     """Load tensors into a network, in place; see ``match``."""
-    chosen, done = match(tensors, network, source, new_head)
+    chosen, done = match(tensors, network, source, optional, new_head)
     network.load_state_dict(network.state_dict() | chosen)
     return done
 
 
 def match(
-    tensors: Mapping[str, Tensor], network: nn.Module, source: str, new_head: bool = False
+    tensors: Mapping[str, Tensor],
+    network: nn.Module,
+    source: str,
+    optional: tuple[str, ...] = OPTIONAL,
+    new_head: bool = False,
 ) -> tuple[dict[str, Tensor], Transfer]:
     """Find out which tensors go into a network, and how.
 
-    The classifier stays new where its shape differs, and a stem for another number of input
-    channels is adapted: its weights are summed for a single channel, so that a grey picture gives
-    what it gave as RGB, and repeated and rescaled for any other number.
+    An optional part stays new where it is missing or of another shape. A stem for another number
+    of input channels is adapted: its weights are summed for a single channel, so that a grey
+    picture gives what it gave as RGB, and repeated and rescaled for any other number.
 
     Args:
         tensors: a state dict under our names.
         network: one of this package's networks.
         source: where the tensors come from, for the errors.
+        optional: beginnings of the names that may stay new.
         new_head: leave the classifier new though it would fit.
 
     Returns:
         The tensors to load, as the network wants them, and what becomes of all of them.
 
     Raises:
-        UserError: when a shape does not fit, or a tensor of the backbone is missing.
+        UserError: when a shape does not fit, or a tensor that is not optional is missing.
     """
     own = network.state_dict()
     chosen: dict[str, Tensor] = {}
     adapted, new = {}, []
     for name, mine in own.items():
         theirs = tensors.get(name)
-        head = name.startswith("head.")
-        if theirs is None or (head and new_head):
-            if not name.startswith(OPTIONAL) and not name.endswith("num_batches_tracked"):
+        free = name.startswith(optional)
+        if theirs is None or (new_head and name.startswith("head.")):
+            if not free and not name.endswith("num_batches_tracked"):
                 raise UserError(f"{source}: it has no '{name}', which the network needs.")
             new.append(name)
         elif theirs.shape == mine.shape:
             chosen[name] = theirs
-        elif head:
+        elif free:
             new.append(name)
         elif name == STEM and theirs.shape[0] == mine.shape[0]:
             chosen[name] = _for_channels(theirs, mine.shape[1])
@@ -93,7 +102,7 @@ def match(
                 f"{source}: '{name}' has the shape {tuple(theirs.shape)}, the network wants "
                 f"{tuple(mine.shape)}; it is another architecture."
             )
-    loaded = tuple(name for name in chosen if name not in adapted)
+    loaded = {name: tensor.numel() for name, tensor in chosen.items() if name not in adapted}
     ignored = tuple(name for name in tensors if name not in own)
     return chosen, Transfer(loaded, adapted, tuple(new), ignored)
 

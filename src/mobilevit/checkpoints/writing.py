@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -14,42 +16,51 @@ from mobilevit.checkpoints.adapters import ADAPTERS
 from mobilevit.checkpoints.configs import BLUE_FIRST, write_configs
 from mobilevit.checkpoints.files import Checkpoint, save_checkpoint
 from mobilevit.checkpoints.hub import save_folder
+from mobilevit.checkpoints.pretrained import load_pretrained
 from mobilevit.checkpoints.recognition import LIBRARIES, OURS
 from mobilevit.checkpoints.transfer import STEM
 from mobilevit.errors import UserError, unknown
-from mobilevit.files import PICKLES, making, replacing
+from mobilevit.files import PICKLES, make_folder, making, replacing
+from mobilevit.networks import VARIANTS
+
+_OTHERS = (".onnx", ".h5", ".tflite")
+_STRUCTURE = (
+    *("stem_width", "widths", "head_width", "token_widths", "expansion", "ffn_expansion"),
+    *("heads", "patch_sizes"),
+)
+"""Numbers that make a network compute something else, besides ``layers``."""
 
 
-def save_for(checkpoint: Checkpoint, target: Path, library: str) -> Path:
-    """Save a network so that a library reads it, whole or not at all.
+def save_for(checkpoint: Checkpoint, target: Path, library: str) -> None:
+    """Save a network so that a library reads it, whole or not at all, and read it back.
 
     Args:
         checkpoint: the network.
-        target: a file for the weights alone (``.safetensors``, or a pickle: ``.pt``, ``.pth``,
-            ``.bin``), or a new folder for all that the library wants, ``config.json`` included.
-            Our own format is a ``.safetensors`` file; a folder gets a model card too.
+        target: a new file for the weights alone (``.safetensors``, or a pickle: ``.pt``, ``.pth``,
+            ``.bin``, ``.ckpt``), or a new folder for all that the library wants, ``config.json``
+            included. Our own format is a ``.safetensors`` file; a folder gets a model card too.
         library: ``"mobilevit"``, ``"timm"``, ``"transformers"`` or ``"cvnets"``.
 
-    Returns:
-        The target.
-
     Raises:
-        UserError: when the library cannot hold the network, the target's ending is unknown, or
-            there is something in the folder already.
+        UserError: when the library cannot hold the network, there is something at the target
+            already, or what was written does not come back as it was.
     """
     if library not in LIBRARIES:
         raise unknown("library", library, LIBRARIES)
-    if target.suffix and target.suffix not in (".safetensors", *PICKLES):
-        raise UserError(
-            f"{target}: weights end in .safetensors or {', '.join(PICKLES)}, not in "
-            f"'{target.suffix}'; a name without an ending makes a folder."
-        )
-    if target.suffix:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    bare = target.suffix in (".safetensors", *PICKLES)
+    if target.suffix in _OTHERS or (library == OURS and bare and target.suffix in PICKLES):
+        raise UserError(f"{target}: weights of {library} do not end in '{target.suffix}'.")
+    if bare and target.exists():
+        raise UserError(f"{target}: it exists. Choose another name, or remove it.")
+    _check_holds(checkpoint.architecture, library, bare)
+    if bare:
+        make_folder(target.parent)
         with replacing(target) as beside:
             _save_weights(checkpoint, beside, library, target.suffix)
+            _read_back(checkpoint, beside, library)
     elif library == OURS:
         save_folder(checkpoint, target)
+        _read_back(checkpoint, target, library)
     else:
         configs = write_configs(library, checkpoint.architecture, checkpoint.contract)
         ending = ".pt" if library == "cvnets" else ".safetensors"
@@ -58,13 +69,57 @@ def save_for(checkpoint: Checkpoint, target: Path, library: str) -> Path:
             for name, values in configs.items():
                 text = json.dumps(values, indent=2, ensure_ascii=False)
                 (folder / name).write_text(text, encoding="utf-8")
-    return target
+            _read_back(checkpoint, folder, library)
+
+
+def _check_holds(architecture: Mapping[str, Any], library: str, bare: bool) -> None:
+    """Refuse a network that a library has no way to describe.
+
+    Raises:
+        UserError: naming the number that it does not know.
+    """
+    if library == OURS:
+        return
+    published = VARIANTS[architecture["model"]]
+    keys = ["layers"]
+    if library == "transformers" and not bare and "heads" in architecture:
+        if len(set(architecture["patch_sizes"])) > 1:
+            keys.append("patch_sizes")  # it has one for all stages
+    else:
+        keys += [key for key in _STRUCTURE if key in architecture]
+    for key in keys:
+        theirs = getattr(published, key)
+        if _plain(architecture[key]) != _plain(theirs):
+            name = architecture["model"]
+            raise UserError(
+                f"{library} knows {name} with {key} {theirs}, this network has "
+                f"{architecture[key]}; it cannot be described to it"
+                f"{' by a file without config.json' if bare else ''}."
+            )
+
+
+def _read_back(checkpoint: Checkpoint, path: Path, library: str) -> None:
+    """Load what was written, and compare.
+
+    Raises:
+        UserError: when it is not the network that it was.
+    """
+    again = load_pretrained(path, library).checkpoint
+    structure = {key: _plain(again.architecture.get(key)) for key in (*_STRUCTURE, "layers")}
+    if structure != {key: _plain(checkpoint.architecture.get(key)) for key in structure}:
+        raise UserError(f"{library}: its description of the network does not come back as it was.")
+    tensors = again.network.state_dict()
+    for name, tensor in checkpoint.network.state_dict().items():
+        if name not in tensors or not tensor.equal(tensors[name]):
+            raise UserError(f"{library}: '{name}' does not come back as it was.")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _save_weights(checkpoint: Checkpoint, path: Path, library: str, ending: str) -> None:
     if library == OURS:
-        if ending in PICKLES:
-            raise UserError(f"{ending}: our own checkpoints end in .safetensors.")
         save_checkpoint(path, replace(checkpoint, training={}, progress={}))
     elif ending in PICKLES:
         torch.save(_tensors(checkpoint, library), path)
@@ -78,8 +133,5 @@ def _tensors(checkpoint: Checkpoint, library: str) -> dict[str, Tensor]:
     tensors = dict(checkpoint.network.state_dict())
     if (library, family) in BLUE_FIRST and tensors[STEM].shape[1] == 3:
         tensors[STEM] = tensors[STEM].flip(1)
-    layers = tuple(checkpoint.architecture["layers"])
-    if library == "cvnets" and layers != (2, 4, 3):  # its names count them
-        raise UserError(f"cvnets has no names for a network of {layers} layers, only (2, 4, 3).")
     theirs = ADAPTERS[library, family].to_theirs(tensors)
     return {name: tensor.contiguous() for name, tensor in theirs.items()}

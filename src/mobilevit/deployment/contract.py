@@ -12,6 +12,9 @@ from typing import Any
 from mobilevit.errors import UserError
 
 VERSION = 1
+INTERPOLATIONS = ("bilinear", "bicubic")
+LARGEST = 16384
+"""Side of the largest input, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,25 @@ class Contract:
         """Return the contract as one line of JSON."""
         return json.dumps(asdict(self), ensure_ascii=False)
 
+    def validated(self, source: str) -> Contract:
+        """Return the contract itself.
+
+        Raises:
+            UserError: when it asks for what cannot be done, naming it.
+        """
+        sides = (*self.size, self.resize)
+        whole = all(isinstance(side, int) and 1 <= side <= LARGEST for side in sides)
+        for right, what in (
+            (len(self.size) == 2 and whole, f"sizes {self.size} and {self.resize}"),
+            (all(isinstance(name, str) for name in self.class_names), "class names are no words"),
+            (self.interpolation in INTERPOLATIONS, f"interpolation '{self.interpolation}'"),
+            (self.channel_order == "RGB", f"channel order {self.channel_order}"),
+            (self.value_range == (0.0, 1.0), f"value range {self.value_range}"),
+        ):
+            if not right:
+                raise UserError(f"{source}: its contract cannot be kept ({what}).")
+        return self
+
     @classmethod
     def from_json(cls, text: str, source: str) -> Contract:
         """Read a contract.
@@ -72,6 +94,6 @@ class Contract:
             values = {key: value for key, value in values.items() if key in known}
             for key in ("class_names", "size", "value_range"):
                 values[key] = tuple(values[key])
-            return cls(**values)
+            return cls(**values).validated(source)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{source}: its contract cannot be read ({error!r}).") from error

@@ -20,7 +20,7 @@ from mobilevit.files import find_model
 if TYPE_CHECKING:
     from torch import nn
 
-    from mobilevit.checkpoints import Checkpoint
+    from mobilevit.checkpoints import Pretrained
 
 CONTRACT = "mobilevit.contract"
 NETWORK = "mobilevit.network"
@@ -201,24 +201,42 @@ class TorchPredictor:
         self._fast = optimize(network, precision)
 
     @classmethod
-    def from_checkpoint(
+    def from_pretrained(
         cls,
-        checkpoint: Checkpoint,
-        path: Path,
+        found: Pretrained,
         threads: int | None = None,
         precision: str = "fp32",
         size: tuple[int, int] | None = None,
     ) -> TorchPredictor:
-        """Make one of a checkpoint read from ``path``; ``size`` replaces the contract's."""
+        """Make one of what ``load_pretrained`` found; ``size`` replaces the contract's.
+
+        What was loaded of another library's weights is printed to standard error.
+
+        Raises:
+            UserError: when it has no classifier, or takes something else than RGB.
+        """
+        checkpoint, source = found.checkpoint, found.report.source
+        again = "Train one with: mobilevit train PHOTOS --weights"
+        if not checkpoint.contract.class_names:
+            raise UserError(f"{source}: it has no classifier. {again} {source}")
+        if checkpoint.architecture["in_chans"] != 3:
+            raise UserError(
+                f"{source}: it takes {checkpoint.architecture['in_chans']} channels, and pictures "
+                f"have three here. {again} {source}"
+            )
+        if found.report.library != "mobilevit":
+            from rich.console import Console
+
+            found.report.print(Console(stderr=True))
         contract = checkpoint.contract
         return cls(
             checkpoint.network,
             replace(contract, size=size) if size else contract,
-            path,
-            checkpoint.architecture.get("model"),
+            found.path if Path(source).exists() else Path(source),
+            checkpoint.architecture["model"],
             threads,
             precision,
-            read_origin(path, checkpoint.recipe),
+            read_origin(found.path, checkpoint.recipe),
         )
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -269,10 +287,7 @@ def load_predictor(
         return OnnxPredictor(find_model(model), threads)
     from mobilevit.checkpoints import load_pretrained
 
-    found = load_pretrained(model)
-    if not found.checkpoint.contract.class_names:
-        raise UserError(f"{model}: it has no classifier. Train one with: train --weights {model}")
-    return TorchPredictor.from_checkpoint(found.checkpoint, found.path, threads, precision)
+    return TorchPredictor.from_pretrained(load_pretrained(model), threads, precision)
 
 
 def remembered_data(checkpoint: Path) -> Path | None:

@@ -10,6 +10,7 @@ from typing import Any, Literal, overload
 from mobilevit.errors import unknown
 from mobilevit.networks import mobilevit, mobilevitv2
 from mobilevit.networks.backbone import Backbone, BackboneConfig, FeatureExtractor
+from mobilevit.networks.deeplabv3 import DeepLabV3, DeepLabV3Config
 from mobilevit.networks.mobilevit import MobileViT, MobileViTConfig
 from mobilevit.networks.mobilevitv2 import MobileViTV2, MobileViTV2Config
 
@@ -17,6 +18,8 @@ __all__ = [
     "VARIANTS",
     "Backbone",
     "BackboneConfig",
+    "DeepLabV3",
+    "DeepLabV3Config",
     "FeatureExtractor",
     "MobileViT",
     "MobileViTConfig",

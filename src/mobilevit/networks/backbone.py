@@ -1,7 +1,7 @@
 """What every network of this package is: a stem, five stages and a classifier.
 
-The stages halve the sides and differ in their blocks; ``mobilevit.py`` and ``mobilevitv2.py`` say
-which.
+The stages halve the sides, down to the output stride, and differ in their blocks; ``mobilevit.py``
+and ``mobilevitv2.py`` say which.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ class BackboneConfig:
         expansion: width of an inverted residual's middle over its input.
         token_widths: D, the width of the transformers in the last three stages.
         layers: transformer layers in the last three stages.
+        output_stride: stride of the last feature map: 32, or 16 or 8 for dense prediction, where
+            the last one or two stages keep the sides and dilate their filters instead.
         patch_sizes: side of the square patches in the last three stages, in feature-map pixels.
         ffn_expansion: inner width of the feed-forward part over D.
         dropout: rate after attention and after the feed-forward part.
@@ -41,6 +43,7 @@ class BackboneConfig:
     expansion: int
     token_widths: tuple[int, int, int]
     layers: tuple[int, int, int] = (2, 4, 3)
+    output_stride: int = 32
     patch_sizes: tuple[int, int, int] = (2, 2, 2)
     ffn_expansion: int = 2
     dropout: float = 0.0
@@ -63,6 +66,9 @@ class Backbone(nn.Module):
         feature_info: for each of the five stages its ``num_chs``, ``reduction`` (stride) and
             ``module`` name, as timm has it.
         num_features: channels of the pooled features.
+
+    Raises:
+        ValueError: for an output stride other than 32, 16 and 8.
     """
 
     def __init__(
@@ -73,6 +79,8 @@ class Backbone(nn.Module):
         final_width: int | None = None,
     ) -> None:
         super().__init__()
+        if config.output_stride not in (32, 16, 8):
+            raise ValueError(f"output_stride is 32, 16 or 8, not {config.output_stride}")
         self.config = config
         self.num_classes = config.num_classes
         self.num_features = final_width or config.widths[-1]
@@ -85,7 +93,8 @@ class Backbone(nn.Module):
         stages[1] += [
             InvertedResidual(widths[1], widths[1], 1, expansion) for _ in range(depth - 1)
         ]
-        for inputs, outputs, tokens, layers, patch in zip(
+        for reduction, inputs, outputs, tokens, layers, patch in zip(
+            (8, 16, 32),
             widths[1:-1],
             widths[2:],
             config.token_widths,
@@ -93,15 +102,22 @@ class Backbone(nn.Module):
             config.patch_sizes,
             strict=True,
         ):
+            stride = 2 if reduction <= config.output_stride else 1
+            # The first filters that do not stride are not dilated yet, as in the papers' code.
+            dilation = max(1, reduction // config.output_stride // 2)
             stages.append(
                 [
-                    InvertedResidual(inputs, outputs, 2, expansion),
+                    InvertedResidual(inputs, outputs, stride, expansion, dilation),
                     block(outputs, tokens, layers, patch),
                 ]
             )
         self.stages = nn.ModuleList(nn.Sequential(*blocks) for blocks in stages)
         self.feature_info = [
-            {"num_chs": channels, "reduction": 2 << i, "module": f"stages.{i}"}
+            {
+                "num_chs": channels,
+                "reduction": min(2 << i, config.output_stride),
+                "module": f"stages.{i}",
+            }
             for i, channels in enumerate(widths)
         ]
         self.final = ConvNormAct(widths[-1], final_width, 1) if final_width else nn.Identity()
@@ -110,11 +126,11 @@ class Backbone(nn.Module):
         self.apply(initialise)
 
     def forward_stages(self, x: Tensor) -> list[Tensor]:
-        """Return the five stages' feature maps, at strides 2, 4, 8, 16 and 32."""
+        """Return the five stages' feature maps, at the strides that ``feature_info`` tells."""
         return _run(self.stem, self.stages, x)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return the last feature map, (B, num_features, H / 32, W / 32)."""
+        """Return the last feature map, (B, num_features, H / output_stride, W / output_stride)."""
         return self.final(self.forward_stages(x)[-1])
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -148,12 +164,17 @@ class FeatureExtractor(nn.Module):
     Args:
         network: the network to take the stages from; its weights are shared.
         out_indices: which of the five stages to return, in order.
+
+    Attributes:
+        config: the network's numbers.
+        feature_info: that of the network, of the returned stages.
     """
 
     def __init__(self, network: Backbone, out_indices: Sequence[int] = (0, 1, 2, 3, 4)) -> None:
         super().__init__()
         if not out_indices or any(not 0 <= i < 5 for i in out_indices):
             raise ValueError(f"out_indices are stages from 0 to 4, not {tuple(out_indices)}")
+        self.config = network.config
         self.out_indices = tuple(out_indices)
         self.feature_info = [network.feature_info[i] for i in self.out_indices]
         self.stem = network.stem

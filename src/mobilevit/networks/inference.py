@@ -13,7 +13,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class InferenceNetwork(nn.Module):
-    """A network made ready to run; takes and gives float32 like the one it was made from."""
+    """A network made ready to run; takes and gives float32 like the one it was made from,
+    one tensor or a list or tuple of them.
+    """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -24,7 +26,7 @@ class InferenceNetwork(nn.Module):
     def forward(self, x: Tensor) -> Any:
         x = x.to(dtype=self.dtype, memory_format=torch.channels_last)
         y = self.network(x)
-        return [z.float() for z in y] if isinstance(y, list) else y.float()
+        return y.float() if isinstance(y, Tensor) else type(y)(z.float() for z in y)
 
 
 def optimize(network: nn.Module, precision: str = "fp32") -> InferenceNetwork:

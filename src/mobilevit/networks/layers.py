@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class ConvNormAct(nn.Module):
-    """Convolution, batch-norm, SiLU: (B, in, H, W) to (B, out, H / stride, W / stride)."""
+    """Convolution, batch-norm, activation: (B, in, H, W) to (B, out, H / stride, W / stride)."""
 
     def __init__(
         self,
@@ -19,14 +19,16 @@ class ConvNormAct(nn.Module):
         kernel: int,
         stride: int = 1,
         groups: int = 1,
-        act: bool = True,
+        act: type[nn.Module] | None = nn.SiLU,
+        dilation: int = 1,
     ) -> None:
         super().__init__()
+        padding = kernel // 2 * dilation
         self.conv = nn.Conv2d(
-            inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False
+            inputs, outputs, kernel, stride, padding, dilation, groups=groups, bias=False
         )
         self.norm: nn.Module = nn.BatchNorm2d(outputs)
-        self.act = nn.SiLU(inplace=True) if act else nn.Identity()
+        self.act = act(inplace=True) if act else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.norm(self.conv(x)))
@@ -35,12 +37,14 @@ class ConvNormAct(nn.Module):
 class InvertedResidual(nn.Module):
     """MobileNetV2's block: widen, filter depth-wise, narrow; a residual where the shapes agree."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, expansion: int, dilation: int = 1
+    ) -> None:
         super().__init__()
         hidden = _multiple_of_8(inputs * expansion)
         self.expand = ConvNormAct(inputs, hidden, 1)
-        self.depthwise = ConvNormAct(hidden, hidden, 3, stride, groups=hidden)
-        self.project = ConvNormAct(hidden, outputs, 1, act=False)
+        self.depthwise = ConvNormAct(hidden, hidden, 3, stride, groups=hidden, dilation=dilation)
+        self.project = ConvNormAct(hidden, outputs, 1, act=None)
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:

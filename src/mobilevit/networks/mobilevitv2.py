@@ -86,7 +86,7 @@ class MobileViTV2Block(nn.Module):
         self.to_tokens = nn.Conv2d(channels, width, 1, bias=False)
         self.transformer = nn.Sequential(*(TransformerLayer(width, config) for _ in range(layers)))
         self.norm = nn.GroupNorm(1, width)
-        self.from_tokens = ConvNormAct(width, channels, 1, act=False)
+        self.from_tokens = ConvNormAct(width, channels, 1, act=None)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, _, height, width = x.shape

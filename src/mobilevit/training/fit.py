@@ -77,10 +77,10 @@ def fit(
     if weights is not None:
         theirs, report = weights.checkpoint, weights.report
         new_head = theirs.contract.class_names != contract.class_names
-        done = transfer(theirs.network.state_dict(), raw, report.source, new_head)
+        done = transfer(theirs.network.state_dict(), raw, report.source, new_head=new_head)
         report = dataclasses.replace(report, transfer=report.transfer.then(done))
         report.print(display.console)
-        provenance = report.provenance()
+        provenance = theirs.provenance or report.provenance()
     described = architecture(recipe.model_name, raw)
     raw = raw.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     frozen = freeze(raw, recipe.optimizer.freeze)

@@ -191,10 +191,7 @@ def open_model(
     if path.exists() or path.suffix or len(path.parts) > 1:
         from mobilevit.checkpoints import load_pretrained
 
-        found = load_pretrained(model)
-        return TorchPredictor.from_checkpoint(
-            found.checkpoint, found.path, threads, precision, size
-        )
+        return TorchPredictor.from_pretrained(load_pretrained(model), threads, precision, size)
 
     from mobilevit.deployment.contract import Contract
     from mobilevit.networks import create_model, list_models

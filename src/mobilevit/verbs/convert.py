@@ -42,6 +42,10 @@ class Conversion:
         console.print(
             f"{self.path}: as {self.library} has it, and read back the same.", markup=False
         )
+        if self.path.is_file() and self.library != "mobilevit":
+            console.print(
+                "It holds the weights alone; class names and sizes go into a folder.", markup=False
+            )
 
 
 def convert(
@@ -56,8 +60,8 @@ def convert(
     Args:
         source: a run folder, a checkpoint, a weights file or folder of another library, or a name
             on the Hugging Face hub.
-        target: a file for the weights alone (``.safetensors``, ``.pt``, ``.pth``, ``.bin``), or a
-            new folder for all that the library wants.
+        target: a new file for the weights alone (``.safetensors``, ``.pt``, ``.pth``, ``.bin``),
+            or a new folder for all that the library wants.
         to: whose names, channel order and settings the target has: ``"mobilevit"``, ``"timm"``,
             ``"transformers"`` or ``"cvnets"`` (ml-cvnets and corenet).
         library: whose names the source has; none: it is recognised.
@@ -65,18 +69,19 @@ def convert(
             of their origin.
 
     Raises:
-        UserError: when the source cannot be read, or the target cannot hold it.
+        UserError: when the source cannot be read or is no whole network, when there is something
+            at the target, or when the library cannot hold the network.
     """
     from mobilevit.checkpoints.pretrained import load_pretrained
     from mobilevit.checkpoints.writing import save_for
 
     target = Path(target)
-    if target.exists() and Path(source).exists() and target.samefile(source):
-        raise UserError(f"{target}: source and target are the same.")
     found = load_pretrained(source, library, channel_order)
+    missing = sorted({name.partition(".")[0] for name in found.report.transfer.new})
+    if missing:
+        raise UserError(
+            f"{source}: it has no {' and no '.join(missing)}, so it is no whole network that could "
+            f"be converted. Train one from it with: mobilevit train PHOTOS --weights {source}"
+        )
     save_for(found.checkpoint, target, to)
-    again = load_pretrained(target, to).checkpoint.network.state_dict()
-    for name, tensor in found.checkpoint.network.state_dict().items():
-        if name not in again or not tensor.equal(again[name]):
-            raise UserError(f"{target}: '{name}' does not come back as it was; do not use it.")
     return Conversion(target, to, found.report)

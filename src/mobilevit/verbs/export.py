@@ -106,12 +106,12 @@ def export(
     elif Path(model).exists():
         path = source.with_suffix(exporter.suffix)
     else:  # it came from the hub
-        path = Path(str(model).partition("/")[2]).with_suffix(exporter.suffix)
+        path = Path(str(model).partition("/")[2].partition("@")[0] + exporter.suffix)
     if path.suffix != exporter.suffix:
         raise UserError(f"{path}: the name of an {format} file ends in {exporter.suffix}.")
     if path.exists() and not exporter.made(path):
         raise UserError(f"{path}: exists, and was not made by this package. Give another output.")
-    reference = TorchPredictor.from_checkpoint(checkpoint, source)
+    reference = TorchPredictor.from_pretrained(found)
     pictures = _pictures(data, source, checkpoint.contract, reference.origin.val_fraction)
 
     path.parent.mkdir(parents=True, exist_ok=True)

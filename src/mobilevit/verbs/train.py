@@ -56,6 +56,7 @@ def train(
     output: str | Path | None = None,
     resume: str | Path | None = None,
     weights: str | Path | None = None,
+    channel_order: str | None = None,
     check: bool = True,
     progress: bool = True,
     **settings: Any,
@@ -73,6 +74,7 @@ def train(
             weights of another library, a name on the Hugging Face hub. Where the recipe names no
             network it is the one of the weights. Their classifier is kept if the class names are
             the same, and new otherwise.
+        channel_order: ``"RGB"`` or ``"BGR"``, what ``weights`` take; none: what is known of them.
         check: read every picture once before training, leave out the unreadable.
         progress: show progress bars.
         **settings: fields of the recipe to change, for example ``epochs=20``.
@@ -97,6 +99,8 @@ def train(
         saved = load_checkpoint(run.last, training=True)
         chosen = Recipe.from_dict(saved.recipe, str(run.last))
         folders = task.read(data or run.data, chosen.data.val_fraction)
+    elif channel_order is not None and weights is None:
+        raise UserError("channel_order is a fact about weights: name them too.")
     elif data is None:
         raise UserError("train needs a folder of pictures, or resume=RUN to go on with a run.")
     else:
@@ -105,7 +109,7 @@ def train(
         chosen = chosen.override(**settings)
         folders = task.read(data, chosen.data.val_fraction)
         if weights is not None:
-            start = load_pretrained(weights)
+            start = load_pretrained(weights, channel_order=channel_order)
         chosen = _with_network(chosen, start)
         run = RunFolder(free_folder(output, f"{Path(data).resolve().name}-{chosen.model_name}"))
     require("lightning_fabric", "train")

@@ -3,7 +3,7 @@
 from mobilevit.checkpoints.adapters import cvnets, timm, transformers
 from mobilevit.checkpoints.adapters.adapter import Adapter
 
-__all__ = ["ADAPTERS", "Adapter"]
+__all__ = ["ADAPTERS", "HEAD_ADAPTERS", "Adapter"]
 
 ADAPTERS: dict[tuple[str, str], Adapter] = {
     ("timm", "mobilevit"): timm.MOBILEVIT,
@@ -14,3 +14,10 @@ ADAPTERS: dict[tuple[str, str], Adapter] = {
     ("cvnets", "mobilevitv2"): cvnets.MOBILEVITV2,
 }
 """The tables by library and family of networks."""
+
+HEAD_ADAPTERS: dict[tuple[str, str], Adapter] = {
+    ("transformers", "deeplabv3"): transformers.DEEPLABV3,
+    ("cvnets", "deeplabv3"): cvnets.DEEPLABV3,
+}
+"""The tables of what stands on a backbone, by library and head: ``part`` picks the head's tensors
+out of a file, ``to_ours`` renames them. The backbone's are renamed by ``ADAPTERS``."""

@@ -22,15 +22,24 @@ class Adapter:
         renames: pairs of (ours, theirs), parts of a name between dots; ``#`` stands for any
             number. They are applied in order from ours to theirs, backwards the other way.
         qkv: their names for the three thirds of our fused ``qkv``, or nothing if they fuse too.
+        older: pairs of (theirs, theirs in older versions), which are read and not written.
+        begins: beginnings of the names in their files that the table is for; by default of all.
     """
 
     library: str
     renames: tuple[tuple[str, str], ...]
     qkv: tuple[str, ...] = ()
+    older: tuple[tuple[str, str], ...] = ()
+    begins: tuple[str, ...] = ("",)
+
+    def part(self, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of a whole state dict that the table is for, under their names."""
+        return {name: tensor for name, tensor in theirs.items() if name.startswith(self.begins)}
 
     def to_ours(self, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename a state dict of the other library for one of our networks."""
-        rules = [(re.compile(_pattern(b)), _template(a)) for a, b in reversed(self.renames)]
+        renames = (*self.older, *reversed(self.renames))
+        rules = [(re.compile(_pattern(b)), _template(a)) for a, b in renames]
         renamed = {_apply(rules, name): tensor for name, tensor in theirs.items()}
         if not self.qkv:
             return renamed

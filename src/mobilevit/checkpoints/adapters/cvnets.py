@@ -72,3 +72,18 @@ MOBILEVITV2 = Adapter(
         ("head", "classifier.1"),
     ),
 )
+
+DEEPLABV3 = Adapter(
+    "cvnets",
+    (
+        ("norm", "block.norm"),
+        ("conv", "block.conv"),
+        ("branches.#", "convs.#"),
+        ("pool", "convs.4.aspp_pool.conv_1x1"),
+        ("aspp", "seg_head.aspp.aspp_layer"),
+        ("head", "seg_head.classifier.block.conv"),
+    ),
+    older=(("seg_head.classifier", "seg_head.classifier.classifier"),),
+    begins=("seg_head.aspp.", "seg_head.classifier."),
+)
+"""The head alone; ``seg_head.aux_head``, which only training uses, is no part of it."""

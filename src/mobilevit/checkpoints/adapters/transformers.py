@@ -69,3 +69,17 @@ MOBILEVITV2 = Adapter(
         *_places("mobilevitv2"),
     ),
 )
+
+DEEPLABV3 = Adapter(
+    "transformers",
+    (
+        ("norm", "normalization"),
+        ("conv", "convolution"),
+        ("branches.#", "convs.#"),
+        ("pool", "convs.4.conv_1x1"),
+        ("aspp", "segmentation_head.aspp"),
+        ("head", "segmentation_head.classifier.convolution"),
+    ),
+    begins=("segmentation_head.",),
+)
+"""The head alone, of either family."""
