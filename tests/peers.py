@@ -44,7 +44,7 @@ def timm_saved(folder: Path, name: str, **arguments: Any) -> Saved:
     return Saved(folder, network)
 
 
-def transformers_network(name: str, kind: str = "ForImageClassification") -> Any:
+def transformers_network(name: str, kind: str = "ForImageClassification", **numbers: Any) -> Any:
     transformers = pytest.importorskip("transformers")
     labels: dict[str, Any] = {
         "id2label": dict(enumerate(CLASSES)),
@@ -52,13 +52,15 @@ def transformers_network(name: str, kind: str = "ForImageClassification") -> Any
     }
     torch.manual_seed(4)
     if name.startswith("mobilevitv2"):
-        config = transformers.MobileViTV2Config(width_multiplier=int(name[-3:]) / 100, **labels)
+        width = int(name[-3:]) / 100
+        config = transformers.MobileViTV2Config(width_multiplier=width, **labels, **numbers)
         return enliven(getattr(transformers, f"MobileViTV2{kind}")(config))
     config = transformers.MobileViTConfig(
         hidden_sizes=[64, 80, 96],
         neck_hidden_sizes=[16, 16, 24, 48, 64, 80, 320],
         expand_ratio=2.0,
         **labels,
+        **numbers,
     )
     return enliven(getattr(transformers, f"MobileViT{kind}")(config))
 

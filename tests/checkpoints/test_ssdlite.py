@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import cvnets
 from cvnets_ssd import Detector
 from mobilevit.checkpoints.adapters import ADAPTERS
-from mobilevit.checkpoints.adapters.cvnets import ENCODER, HEADS
+from mobilevit.checkpoints.adapters.cvnets import BESIDE, ENCODER
 from mobilevit.checkpoints.adapters.ssdlite import CVNETS
 from mobilevit.networks import create_model
 from mobilevit.networks.ssdlite import SSDLite, SSDLiteConfig
@@ -98,7 +98,7 @@ def test_what_is_no_backbone_is_picked_out_of_a_file() -> None:
         file = Detector("mobilevit_xxs").state_dict()
     _, rest = parts(file, ENCODER)
     assert CVNETS.part(file) == rest
-    assert set(CVNETS.begins) < set(HEADS)
+    assert set(CVNETS.begins) < set(BESIDE)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,9 @@ BLUE_FIRST = (("cvnets", "mobilevit"), ("transformers", "mobilevit"))
 """Library and family of the weights that take BGR."""
 _MARKS = {"transformers": "model_type", "timm": "architecture"}
 """What tells a library's ``config.json`` from any other."""
+_TASKS = {"": "classification", "deeplabv3": "segmentation", "ssdlite": "detection"}
+_USUAL = {"": ((256, 256), 288), "deeplabv3": ((512, 512), 512), "ssdlite": ((320, 320), 320)}
+"""Task, and sizes in pixels that the authors evaluate at, by what stands on the backbone."""
 _KERNELS = {2: "bilinear", 3: "bicubic"}
 """Kernels by Pillow's numbers."""
 
@@ -89,7 +92,7 @@ def read_facts(
         elif known.library == "timm" and configs:
             size, resize, kernel, labels = _timm(configs[CONFIG], source)
         else:
-            size, resize, kernel, labels = (256, 256), 288, "bilinear", None
+            size, resize, kernel, labels = *_USUAL[known.head], "bilinear", None
         class_names, notes = _class_names(labels, classes)
         flips = configs.get(PROCESSOR, {}).get("do_flip_channel_order")
     except (TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError) as error:
@@ -104,7 +107,7 @@ def read_facts(
     if kernel not in INTERPOLATIONS:
         notes.append(f"pictures are resized bilinearly, for there is no '{kernel}' here")
         kernel = "bilinear"
-    contract = Contract("classification", class_names, size, resize, kernel)
+    contract = Contract(_TASKS[known.head], class_names, size, resize, kernel)
     return Facts(contract.validated(source), order, rule, tuple(notes))
 
 
@@ -135,6 +138,7 @@ def write_configs(
         return {CONFIG: config}
     if library == "transformers":
         v1 = "head_width" in architecture
+        head = architecture.get("head")
         height, width = contract.size
         config = {
             "num_channels": architecture["in_chans"],
@@ -142,6 +146,7 @@ def write_configs(
             "patch_size": architecture["patch_sizes"][0],
             "expand_ratio": float(architecture["expansion"]),
             "classifier_dropout_prob": architecture["head_dropout"],
+            "output_stride": architecture["output_stride"],
             "id2label": {str(i): name for i, name in enumerate(names)},
             "label2id": {name: i for i, name in enumerate(names)},
             "torch_dtype": "float32",
@@ -157,6 +162,14 @@ def write_configs(
             "rescale_factor": 1 / 255,
             "do_flip_channel_order": v1,
         }
+        if head:
+            config |= {
+                "aspp_out_channels": head["aspp_width"],
+                "atrous_rates": list(head["aspp_rates"]),
+                "aspp_dropout_prob": head["aspp_dropout"],
+            }
+        kind = "ForSemanticSegmentation" if head else "ForImageClassification"
+        config["architectures"] = [f"{'MobileViT' if v1 else 'MobileViTV2'}{kind}"]
         return {
             CONFIG: config | (_v1_config if v1 else _v2_config)(architecture),
             PROCESSOR: processor,
@@ -168,7 +181,6 @@ def _v1_config(architecture: Mapping[str, Any]) -> dict[str, Any]:
     keys = ("stem_width", "widths", "head_width")
     stem, widths, head = (architecture[key] for key in keys)
     return {
-        "architectures": ["MobileViTForImageClassification"],
         "model_type": "mobilevit",
         "hidden_sizes": list(architecture["token_widths"]),
         "neck_hidden_sizes": [stem, *widths, head],
@@ -181,7 +193,6 @@ def _v1_config(architecture: Mapping[str, Any]) -> dict[str, Any]:
 
 def _v2_config(architecture: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "architectures": ["MobileViTV2ForImageClassification"],
         "model_type": "mobilevitv2",
         "width_multiplier": int(architecture["model"][-3:]) / 100,
         "n_attn_blocks": list(architecture["layers"]),

@@ -16,16 +16,28 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from mobilevit.checkpoints.reading import check_tensors, read_safetensors
 from mobilevit.deployment.contract import Contract
 from mobilevit.errors import UserError
 from mobilevit.files import find_model, replacing
-from mobilevit.networks import Backbone, create_model
+from mobilevit.networks import (
+    Backbone,
+    DeepLabV3,
+    DeepLabV3Config,
+    SSDLite,
+    SSDLiteConfig,
+    create_model,
+)
 
 FORMAT = "mobilevit-1"
 TRAINING = "training."
+HEADS: dict[str, tuple[type[Any], type[Any]]] = {
+    "deeplabv3": (DeepLabV3, DeepLabV3Config),
+    "ssdlite": (SSDLite, SSDLiteConfig),
+}
+"""What stands on a backbone, by name: network and configuration."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +45,11 @@ class Checkpoint:
     """What a checkpoint file holds.
 
     Attributes:
-        network: the network, in evaluation mode; RGB in [0, 1] (B, 3, H, W) to its outputs.
+        network: a backbone, or a head on one (``HEADS``), in evaluation mode; RGB in [0, 1]
+            (B, 3, H, W) to its outputs.
         contract: how to feed and read it.
-        architecture: what ``create_model`` made it from, ``{"model": name, **numbers}``.
+        architecture: what ``build`` makes it from: ``{"model": name, **numbers}``, and for a head
+            on a backbone ``"head": {"type": name, **numbers}``.
         recipe: the recipe it was trained with, as nested plain Python.
         metrics: what it reached, for example ``{"top1": 0.63}``.
         progress: where training stood, empty in a file that cannot be resumed.
@@ -44,7 +58,7 @@ class Checkpoint:
             ``library``, ``channel_order``, ``rule``, ``sha256``.
     """
 
-    network: Backbone
+    network: nn.Module
     contract: Contract
     architecture: dict[str, Any]
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -54,9 +68,44 @@ class Checkpoint:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
-def architecture(name: str, network: Backbone) -> dict[str, Any]:
-    """Return what ``create_model`` needs to make an equal network."""
-    return {"model": name, **asdict(network.config), "num_classes": network.num_classes}
+def architecture(name: str, network: nn.Module) -> dict[str, Any]:
+    """Return what ``build`` needs to make an equal network.
+
+    Args:
+        name: of the backbone, one of ``list_models()``.
+        network: the backbone, or a head on it.
+    """
+    if isinstance(network, Backbone):
+        numbers = asdict(network.config)
+        return {"model": name, **numbers, "num_classes": network.num_classes}
+    for kind, (head, _) in HEADS.items():
+        if isinstance(network, head):
+            backbone = {**asdict(network.backbone.config), "num_classes": 0}
+            return {"model": name, **backbone, "head": {"type": kind, **asdict(network.config)}}
+    raise TypeError(f"{type(network).__name__} is no network of this package")
+
+
+def build(told: Mapping[str, Any]) -> nn.Module:
+    """Make the network that an architecture tells, with random weights.
+
+    Raises:
+        KeyError, TypeError, ValueError, UserError: when it tells no network.
+    """
+    numbers = _numbers(told, "model", "head")
+    backbone: Backbone = create_model(told["model"], **numbers)
+    if "head" not in told:
+        return backbone
+    head, config = HEADS[told["head"]["type"]]
+    network: nn.Module = head(backbone, config(**_numbers(told["head"], "type")))
+    return network
+
+
+def outputs(told: Mapping[str, Any]) -> int:
+    """Return how many classes a network tells apart; the background of SSD is none of them."""
+    if "head" not in told:
+        return int(told["num_classes"])
+    background = told["head"]["type"] == "ssdlite"
+    return int(told["head"]["num_classes"]) - int(background)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -112,9 +161,9 @@ def load_checkpoint(path: str | Path, training: bool = False) -> Checkpoint:
         )
         if not all(isinstance(told, dict) for told in (recipe, metrics, progress, provenance)):
             raise TypeError("its header is no set of descriptions")
-        numbers = _numbers(made_from, len(tensors))
+        _check_depth(made_from, len(tensors))
         with torch.device("meta"):  # whatever sizes it claims, they take no memory until they fit
-            network = create_model(made_from["model"], **numbers)
+            network = build(made_from)
         weights = {k: v for k, v in tensors.items() if not k.startswith(TRAINING)}
         network.load_state_dict(check_tensors(path, weights), assign=True)
     except (
@@ -128,9 +177,9 @@ def load_checkpoint(path: str | Path, training: bool = False) -> Checkpoint:
         reason = f"{error} "[:300].strip()
         raise UserError(f"{path}: its weights do not fit its description ({reason}).") from error
     contract = Contract.from_json(header.get("contract", "{}"), str(path))
-    if len(contract.class_names) != made_from["num_classes"]:
+    if len(contract.class_names) != outputs(made_from):
         raise UserError(
-            f"{path}: it has {made_from['num_classes']} outputs, and names for "
+            f"{path}: it has {outputs(made_from)} classes, and names for "
             f"{len(contract.class_names)}."
         )
     return Checkpoint(
@@ -145,13 +194,17 @@ def load_checkpoint(path: str | Path, training: bool = False) -> Checkpoint:
     )
 
 
-def _numbers(made_from: Mapping[str, Any], tensors: int) -> dict[str, Any]:
-    """Return the numbers of an architecture, if they are those of a file of so many tensors."""
+def _check_depth(told: Mapping[str, Any], tensors: int) -> None:
+    """Refuse what would take long to make and cannot be what a file of so many tensors holds."""
     for key in ("layers", "patch_sizes"):
-        if min(made_from[key]) < 1 or max(made_from[key]) > tensors:
-            raise ValueError(f"{key} {made_from[key]}")
+        if min(told[key]) < 1 or max(told[key]) > tensors:
+            raise ValueError(f"{key} {told[key]}")
+
+
+def _numbers(told: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Return what is told except for some names, with tuples where JSON has lists."""
     return {
         key: tuple(value) if isinstance(value, list) else value
-        for key, value in made_from.items()
-        if key != "model"
+        for key, value in told.items()
+        if key not in names
     }

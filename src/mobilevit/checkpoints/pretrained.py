@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mobilevit.checkpoints.adapters.cvnets import HEADS
+from mobilevit.checkpoints.adapters.cvnets import BESIDE
 from mobilevit.checkpoints.configs import read_configs, read_facts
-from mobilevit.checkpoints.files import Checkpoint, is_checkpoint, load_checkpoint
+from mobilevit.checkpoints.files import (
+    Checkpoint,
+    build,
+    is_checkpoint,
+    load_checkpoint,
+    outputs,
+)
 from mobilevit.checkpoints.hub import fetch, is_repo, sha256
 from mobilevit.checkpoints.reading import read_tensors
 from mobilevit.checkpoints.recognition import OURS, architecture_of, recognise
@@ -27,6 +33,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 ORDERS = ("RGB", "BGR")
+BACKBONE = "backbone."
+OF_ITS_OWN = ("model", "num_classes", "in_chans", "head", "output_stride")
+"""What a network for another task does not take over from the architecture of its weights."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +142,9 @@ def _ours(source: str | Path, path: Path, channel_order: str | None) -> Pretrain
     checkpoint = load_checkpoint(path)
     loaded = {name: tensor.numel() for name, tensor in checkpoint.network.state_dict().items()}
     done = Transfer(loaded, {}, (), ())
-    model, rule = checkpoint.architecture["model"], "our own checkpoint"
+    told = checkpoint.architecture
+    model = " on ".join(filter(None, (told.get("head", {}).get("type"), told["model"])))
+    rule = "our own checkpoint"
     report = LoadReport(str(source), OURS, model, "RGB", rule, sha256(path), done)
     return Pretrained(checkpoint, report, path)
 
@@ -146,21 +157,23 @@ def _foreign(
     known = recognise(raw.tensors, where, library)
     configs = read_configs(path.parent, known.library)
     architecture = architecture_of(known, configs, where)
-    facts = read_facts(known, architecture["num_classes"], configs, list(raw.tensors), where)
+    facts = read_facts(known, outputs(architecture), configs, list(raw.tensors), where)
     order, rule = facts.channel_order, facts.rule
     if channel_order is not None:
         order, rule = channel_order, "as asked for"
     tensors = dict(known.tensors)
     if order == "BGR" and tensors[STEM].shape[1] == 3:
         tensors[STEM] = tensors[STEM].flip(1)
+    if known.head:
+        tensors = {f"{BACKBONE}{name}": tensor for name, tensor in tensors.items()}
+        tensors |= known.head_tensors
     network, done = _filled(architecture, tensors, where)
     done = replace(done, ignored=(*done.ignored, *known.others))
     notes = facts.notes + ((f"taken out of {raw.unwrapped}",) if raw.unwrapped else ())
     if done.new:
         notes += ("what is left new has random weights until it is trained",)
-    report = LoadReport(
-        where, known.library, architecture["model"], order, rule, sha256(path), done, notes
-    )
+    model = " on ".join(filter(None, (known.head, architecture["model"])))
+    report = LoadReport(where, known.library, model, order, rule, sha256(path), done, notes)
     provenance = report.provenance()
     checkpoint = Checkpoint(network, facts.contract, architecture, provenance=provenance)
     return Pretrained(checkpoint, report, path)
@@ -168,22 +181,33 @@ def _foreign(
 
 def _filled(
     architecture: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str
-) -> tuple[Backbone, Transfer]:
+) -> tuple[nn.Module, Transfer]:
     """Make a network and load all of its tensors; without a classifier, ``final`` may be missing.
 
     Raises:
         UserError: when the tensors are not those of the architecture.
     """
-    numbers = {key: value for key, value in architecture.items() if key != "model"}
-    optional = () if architecture["num_classes"] else ("final.",)
+    optional = () if outputs(architecture) else ("final.",)
     try:
         with torch.device("meta"):  # shapes that do not fit are found before they take memory
-            match(tensors, make(architecture["model"], **numbers), where, optional)
-        network: Backbone = make(architecture["model"], **numbers)
-    except (ValueError, ArithmeticError, RuntimeError) as error:
+            match(tensors, build(architecture), where, optional)
+        network = build(architecture)
+    except (ValueError, ArithmeticError, RuntimeError, TypeError) as error:
         raise UserError(f"{where}: its sizes make no network ({error}).") from error
     done = transfer(tensors, network, where, optional)
     return network.eval(), done
+
+
+def backbone_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return a state dict whose backbone has the names that a network of its own has."""
+    tensors = checkpoint.network.state_dict()
+    if "head" not in checkpoint.architecture:
+        return dict(tensors)
+    head = checkpoint.architecture["head"]["type"]
+    return {
+        name.removeprefix(BACKBONE) if name.startswith(BACKBONE) else f"{head}.{name}": tensor
+        for name, tensor in tensors.items()
+    }
 
 
 @overload
@@ -267,12 +291,14 @@ def _with_weights(
     from rich.console import Console
 
     found = load_pretrained(source, channel_order=channel_order)
-    if found.report.model != name:
+    theirs = dict(found.checkpoint.architecture)
+    if theirs["model"] != name:
         make(name)  # an unknown name has its own error
-        raise UserError(f"{source}: these are weights of {found.report.model}, not of {name}.")
-    theirs = {key: v for key, v in found.checkpoint.architecture.items() if key != "model"}
-    network: Backbone = make(name, **(theirs | dict(numbers)))
-    done = transfer(found.checkpoint.network.state_dict(), network, str(source))
+        raise UserError(f"{source}: these are weights of {theirs['model']}, not of {name}.")
+    kept = {key: value for key, value in theirs.items() if key not in OF_ITS_OWN}
+    classes = {"num_classes": theirs["num_classes"]}
+    network: Backbone = make(name, **(kept | classes | dict(numbers)))
+    done = transfer(backbone_tensors(found.checkpoint), network, str(source))
     replace(found.report, transfer=found.report.transfer.then(done)).print(Console(stderr=True))
     return network
 
@@ -284,5 +310,5 @@ def _parts(names: Sequence[str]) -> list[str]:
 
 
 def _part(name: str) -> str:
-    known = (f"{prefix}* ({what})" for prefix, what in HEADS.items() if name.startswith(prefix))
+    known = (f"{prefix}* ({what})" for prefix, what in BESIDE.items() if name.startswith(prefix))
     return next(known, name.partition(".")[0])

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mobilevit.checkpoints.adapters import ADAPTERS
-from mobilevit.checkpoints.adapters.cvnets import ENCODER, HEADS
+from mobilevit.checkpoints.adapters import ADAPTERS, HEAD_ADAPTERS
+from mobilevit.checkpoints.adapters.cvnets import BESIDE, ENCODER
 from mobilevit.checkpoints.configs import CONFIG
 from mobilevit.errors import UserError, unknown
-from mobilevit.networks import VARIANTS
+from mobilevit.networks import VARIANTS, DeepLabV3Config, SSDLiteConfig
+from mobilevit.networks.ssdlite import BOX
 
 OURS = "mobilevit"
 LIBRARIES = (OURS, "timm", "transformers", "cvnets")
 FAMILIES = ("mobilevit", "mobilevitv2")
-_OTHERS = (*HEADS, "segmentation_head.")  # the last is transformers'
+_OTHERS = (*BESIDE, "segmentation_head.")  # the last is transformers'
 _LANDMARKS: tuple[str, ...] = (
     "stem.conv.weight",
     "stages.2.0.expand.conv.weight",
@@ -27,6 +28,11 @@ _LANDMARKS: tuple[str, ...] = (
     "stages.2.1.norm.weight",
 )
 """Tensors that every network here has, and no other."""
+_HEAD_MARKS = {
+    "deeplabv3": "aspp.project.conv.weight",
+    "ssdlite": "heads.0.predict.weight",
+}
+"""A tensor that a head has, and no other; its first side tells a number of the head."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +42,18 @@ class Recognised:
     Attributes:
         library: whose names they had.
         family: ``"mobilevit"`` or ``"mobilevitv2"``.
-        tensors: the state dict, under our names.
-        others: names of tensors that belong to no backbone: heads of other tasks.
+        tensors: the backbone's state dict, under our names.
+        others: names of the tensors that belong to no network here.
+        head: what stands on the backbone, ``"deeplabv3"`` or ``"ssdlite"``; empty for a classifier.
+        head_tensors: that head's state dict, under our names.
     """
 
     library: str
     family: str
     tensors: Mapping[str, Tensor]
     others: tuple[str, ...]
+    head: str = ""
+    head_tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def recognise(tensors: Mapping[str, Tensor], source: str, library: str | None = None) -> Recognised:
@@ -65,13 +75,25 @@ def recognise(tensors: Mapping[str, Tensor], source: str, library: str | None = 
         for family in FAMILIES:
             ours = _translate(backbone, candidate, family)
             if ours is not None:
-                return Recognised(candidate, family, ours, others)
+                head, found = _head(tensors, candidate)
+                left = tuple(name for name in others if name not in found)
+                return Recognised(candidate, family, ours, left, head, dict(found.values()))
     first = ", ".join(f"'{name}'" for name in list(tensors)[:3])
     whose = f"a MobileViT with the names of {library}" if library else "a MobileViT known here"
     raise UserError(
         f"{source}: these are not the weights of {whose}; its {len(tensors)} tensors begin with "
         f"{first}. Known are the names of {', '.join(LIBRARIES)}."
     )
+
+
+def _head(tensors: Mapping[str, Tensor], library: str) -> tuple[str, dict[str, tuple[str, Tensor]]]:
+    """Return the head in a file, and its tensors: for each name in the file ours and the tensor."""
+    for (whose, head), adapter in HEAD_ADAPTERS.items():
+        part = adapter.part(tensors) if whose == library else {}
+        named = {name: next(iter(adapter.to_ours({name: part[name]}).items())) for name in part}
+        if _HEAD_MARKS[head] in dict(named.values()):
+            return head, named
+    return "", {}
 
 
 def architecture_of(known: Recognised, configs: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -85,38 +107,73 @@ def architecture_of(known: Recognised, configs: Mapping[str, Any], source: str) 
     Raises:
         UserError: when the shapes are those of no network.
     """
-    family, config = known.family, {}
-    if known.library == "transformers":
-        config = configs.get(CONFIG, {})
+    config = configs.get(CONFIG, {}) if known.library == "transformers" else {}
     try:
-        shape = {name: tuple(tensor.shape) for name, tensor in known.tensors.items()}
-        blocks = range(2, 5)
-        found: dict[str, Any] = {
-            "num_classes": shape["head.weight"][0] if "head.weight" in shape else 0,
-            "in_chans": shape["stem.conv.weight"][1],
-            "stem_width": shape["stem.conv.weight"][0],
-            "widths": tuple(shape[f"stages.{i}.0.project.conv.weight"][0] for i in range(5)),
-            "token_widths": tuple(shape[f"stages.{i}.1.norm.weight"][0] for i in blocks),
-            "layers": tuple(_layers(shape, f"stages.{i}.1.transformer") for i in blocks),
-            "expansion": _ratio(shape["stages.1.0.expand.conv.weight"]),
-            "ffn_expansion": _ratio(shape["stages.2.1.transformer.0.ffn_in.weight"]),
-        }
-        if family == "mobilevit":
-            if "final.conv.weight" in shape:
-                found["head_width"] = shape["final.conv.weight"][0]
-            found["heads"] = int(config.get("num_attention_heads", 4))
-        patch = config.get("patch_size", 2)
-        side = int(patch[0] if isinstance(patch, list) else patch)
-        if side < 1:
-            raise ValueError(f"patches of {side}")
-        found["patch_sizes"] = (side, side, side)
-    except (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError) as error:
+        told = _backbone_numbers(known, config)
+        if known.head:
+            told["output_stride"] = _output_stride(known, config)
+            told["head"] = {"type": known.head, **_head_numbers(known, config)}
+    except (LookupError, ValueError, TypeError, ArithmeticError) as error:
         raise UserError(f"{source}: it is no whole MobileViT backbone ({error!r}).") from error
-    variants = [name for name in VARIANTS if name.startswith(f"{family}_")]
+    return told
+
+
+def _backbone_numbers(known: Recognised, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the name of a backbone and its numbers."""
+    shape = {name: tuple(tensor.shape) for name, tensor in known.tensors.items()}
+    blocks = range(2, 5)
+    found: dict[str, Any] = {
+        "num_classes": shape["head.weight"][0] if "head.weight" in shape else 0,
+        "in_chans": shape["stem.conv.weight"][1],
+        "stem_width": shape["stem.conv.weight"][0],
+        "widths": tuple(shape[f"stages.{i}.0.project.conv.weight"][0] for i in range(5)),
+        "token_widths": tuple(shape[f"stages.{i}.1.norm.weight"][0] for i in blocks),
+        "layers": tuple(_layers(shape, f"stages.{i}.1.transformer") for i in blocks),
+        "expansion": _ratio(shape["stages.1.0.expand.conv.weight"]),
+        "ffn_expansion": _ratio(shape["stages.2.1.transformer.0.ffn_in.weight"]),
+    }
+    if known.family == "mobilevit":
+        if "final.conv.weight" in shape:
+            found["head_width"] = shape["final.conv.weight"][0]
+        found["heads"] = int(config.get("num_attention_heads", 4))
+    patch = config.get("patch_size", 2)
+    side = int(patch[0] if isinstance(patch, list) else patch)
+    if side < 1:
+        raise ValueError(f"patches of {side}")
+    found["patch_sizes"] = (side, side, side)
+    variants = [name for name in VARIANTS if name.startswith(f"{known.family}_")]
     keys = ("stem_width", "widths", "token_widths")
     same = (n for n in variants if all(getattr(VARIANTS[n], key) == found[key] for key in keys))
     name = next(same, variants[0])  # widths of one's own are a change to any of the family
     return {"model": name, **asdict(VARIANTS[name]), **found}
+
+
+def _head_numbers(known: Recognised, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers of a head; what no weight tells are those that the authors trained with.
+
+    DeepLabv3's rates are 12, 24 and 36 where it was trained at output stride 8, and 6, 12 and 18 at
+    16 (the released configurations).
+    """
+    tensors = known.head_tensors
+    if known.head == "ssdlite":
+        outputs = tensors[_HEAD_MARKS["ssdlite"]].shape[0]
+        return asdict(SSDLiteConfig(num_classes=outputs // SSDLiteConfig().anchors[0] - BOX))
+    usual = (6, 12, 18) if _output_stride(known, config) == 16 else (12, 24, 36)
+    head = DeepLabV3Config(
+        num_classes=tensors["head.weight"].shape[0],
+        aspp_width=tensors[_HEAD_MARKS["deeplabv3"]].shape[0],
+        aspp_rates=tuple(config.get("atrous_rates", usual)),
+    )
+    return asdict(head)
+
+
+def _output_stride(known: Recognised, config: Mapping[str, Any]) -> int:
+    """Return the stride of the last map: of the configuration, or as the authors trained."""
+    if known.head != "deeplabv3":
+        return 32
+    wide = known.head_tensors[_HEAD_MARKS["deeplabv3"]].shape[0] > DeepLabV3Config().aspp_width
+    usual = 8 if wide and known.family == "mobilevit" else 16
+    return int(config.get("output_stride", usual))
 
 
 def _translate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mobilevit.checkpoints.adapters import ADAPTERS
+from mobilevit.checkpoints.adapters import ADAPTERS, HEAD_ADAPTERS
+from mobilevit.checkpoints.adapters.cvnets import ENCODER
 from mobilevit.checkpoints.configs import BLUE_FIRST, write_configs
 from mobilevit.checkpoints.files import Checkpoint, save_checkpoint
 from mobilevit.checkpoints.hub import save_folder
-from mobilevit.checkpoints.pretrained import load_pretrained
+from mobilevit.checkpoints.pretrained import backbone_tensors, load_pretrained
 from mobilevit.checkpoints.recognition import LIBRARIES, OURS
 from mobilevit.checkpoints.transfer import STEM
 from mobilevit.errors import UserError, unknown
@@ -26,7 +27,7 @@ from mobilevit.networks import VARIANTS
 _OTHERS = (".onnx", ".h5", ".tflite")
 _STRUCTURE = (
     *("stem_width", "widths", "head_width", "token_widths", "expansion", "ffn_expansion"),
-    *("heads", "patch_sizes"),
+    *("heads", "patch_sizes", "output_stride"),
 )
 """Numbers that make a network compute something else, besides ``layers``."""
 
@@ -80,19 +81,24 @@ def _check_holds(architecture: Mapping[str, Any], library: str, bare: bool) -> N
     """
     if library == OURS:
         return
-    published = VARIANTS[architecture["model"]]
+    name, head = architecture["model"], architecture.get("head")
+    usual = {**asdict(VARIANTS[name]), "output_stride": 32}
+    if head:
+        if (library, head["type"]) not in HEAD_ADAPTERS:
+            raise UserError(f"{library} has no {head['type']} on {name}.")
+        usual["output_stride"] = 16 if head["type"] == "deeplabv3" else 32
     keys = ["layers"]
     if library == "transformers" and not bare and "heads" in architecture:
         if len(set(architecture["patch_sizes"])) > 1:
             keys.append("patch_sizes")  # it has one for all stages
     else:
         keys += [key for key in _STRUCTURE if key in architecture]
+        if library == "transformers" and not bare:
+            keys.remove("output_stride")
     for key in keys:
-        theirs = getattr(published, key)
-        if _plain(architecture[key]) != _plain(theirs):
-            name = architecture["model"]
+        if _plain(architecture[key]) != _plain(usual[key]):
             raise UserError(
-                f"{library} knows {name} with {key} {theirs}, this network has "
+                f"{library} knows {name} with {key} {usual[key]}, this network has "
                 f"{architecture[key]}; it cannot be described to it"
                 f"{' by a file without config.json' if bare else ''}."
             )
@@ -105,13 +111,20 @@ def _read_back(checkpoint: Checkpoint, path: Path, library: str) -> None:
         UserError: when it is not the network that it was.
     """
     again = load_pretrained(path, library).checkpoint
-    structure = {key: _plain(again.architecture.get(key)) for key in (*_STRUCTURE, "layers")}
-    if structure != {key: _plain(checkpoint.architecture.get(key)) for key in structure}:
-        raise UserError(f"{library}: its description of the network does not come back as it was.")
+    told, asked = _structure(again.architecture), _structure(checkpoint.architecture)
+    if wrong := [key for key, value in asked.items() if told.get(key) != value]:
+        raise UserError(f"{library}: its {', '.join(wrong)} cannot be described to it.")
     tensors = again.network.state_dict()
     for name, tensor in checkpoint.network.state_dict().items():
         if name not in tensors or not tensor.equal(tensors[name]):
             raise UserError(f"{library}: '{name}' does not come back as it was.")
+
+
+def _structure(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers that two networks share if they compute the same."""
+    numbers = {key: _plain(architecture.get(key)) for key in (*_STRUCTURE, "layers")}
+    head = architecture.get("head", {})
+    return numbers | {f"head {k}": _plain(v) for k, v in head.items() if "dropout" not in k}
 
 
 def _plain(value: Any) -> Any:
@@ -130,8 +143,15 @@ def _save_weights(checkpoint: Checkpoint, path: Path, library: str, ending: str)
 def _tensors(checkpoint: Checkpoint, library: str) -> dict[str, Tensor]:
     """Return a network's tensors under the names and in the channel order of a library."""
     family = checkpoint.architecture["model"].partition("_")[0]
-    tensors = dict(checkpoint.network.state_dict())
+    tensors = backbone_tensors(checkpoint)
     if (library, family) in BLUE_FIRST and tensors[STEM].shape[1] == 3:
         tensors[STEM] = tensors[STEM].flip(1)
+    head = checkpoint.architecture.get("head", {}).get("type")
+    others = {name: tensors.pop(name) for name in list(tensors) if head and name.startswith(head)}
     theirs = ADAPTERS[library, family].to_theirs(tensors)
+    if head:
+        prefix = ENCODER if library == "cvnets" else ""
+        theirs = {f"{prefix}{name}": tensor for name, tensor in theirs.items()}
+        mine = {name.removeprefix(f"{head}."): tensor for name, tensor in others.items()}
+        theirs |= HEAD_ADAPTERS[library, head].to_theirs(mine)
     return {name: tensor.contiguous() for name, tensor in theirs.items()}

@@ -215,10 +215,17 @@ class TorchPredictor:
         Raises:
             UserError: when it has no classifier, or takes something else than RGB.
         """
+        from mobilevit.tasks import list_tasks
+
         checkpoint, source = found.checkpoint, found.report.source
         again = "Train one with: mobilevit train PHOTOS --weights"
         if not checkpoint.contract.class_names:
             raise UserError(f"{source}: it has no classifier. {again} {source}")
+        if checkpoint.contract.task not in list_tasks():
+            raise UserError(
+                f"{source}: it is a network for {checkpoint.contract.task}, which is not run here "
+                f"yet. Its backbone can be trained: mobilevit train PHOTOS --weights {source}"
+            )
         if checkpoint.architecture["in_chans"] != 3:
             raise UserError(
                 f"{source}: it takes {checkpoint.architecture['in_chans']} channels, and pictures "

@@ -13,6 +13,7 @@ from mobilevit.networks.backbone import Backbone, BackboneConfig, FeatureExtract
 from mobilevit.networks.deeplabv3 import DeepLabV3, DeepLabV3Config
 from mobilevit.networks.mobilevit import MobileViT, MobileViTConfig
 from mobilevit.networks.mobilevitv2 import MobileViTV2, MobileViTV2Config
+from mobilevit.networks.ssdlite import SSDLite, SSDLiteConfig
 
 __all__ = [
     "VARIANTS",
@@ -25,6 +26,8 @@ __all__ = [
     "MobileViTConfig",
     "MobileViTV2",
     "MobileViTV2Config",
+    "SSDLite",
+    "SSDLiteConfig",
     "create_model",
     "list_models",
 ]

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
 from mobilevit.checkpoints import Checkpoint, Pretrained, architecture, save_checkpoint
+from mobilevit.checkpoints.pretrained import OF_ITS_OWN, backbone_tensors
 from mobilevit.checkpoints.transfer import transfer
 from mobilevit.data.folders import Folders
 from mobilevit.data.samplers import MultiScaleSampler
@@ -77,7 +78,7 @@ def fit(
     if weights is not None:
         theirs, report = weights.checkpoint, weights.report
         new_head = theirs.contract.class_names != contract.class_names
-        done = transfer(theirs.network.state_dict(), raw, report.source, new_head=new_head)
+        done = transfer(backbone_tensors(theirs), raw, report.source, new_head=new_head)
         report = dataclasses.replace(report, transfer=report.transfer.then(done))
         report.print(display.console)
         provenance = theirs.provenance or report.provenance()
@@ -226,11 +227,11 @@ def _network(recipe: Recipe, contract: Contract, like: Checkpoint | None) -> Bac
     if theirs["model"] != recipe.model_name:
         raise UserError(f"the weights are of {theirs['model']}, not of {recipe.model_name}.")
     numbers: dict[str, Any] = {
-        **{key: value for key, value in theirs.items() if key not in ("num_classes", "in_chans")},
+        **{key: value for key, value in theirs.items() if key not in OF_ITS_OWN},
         **{key: v for key, v in dataclasses.asdict(recipe.model).items() if v is not None},
         "num_classes": len(contract.class_names),
     }
-    del numbers["model"]
+    numbers.pop("model", None)
     network: Backbone = create_model(recipe.model_name, **numbers)
     return network
 

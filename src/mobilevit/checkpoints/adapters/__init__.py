@@ -1,6 +1,6 @@
 """Weights of other libraries under our names, and ours under theirs."""
 
-from mobilevit.checkpoints.adapters import cvnets, timm, transformers
+from mobilevit.checkpoints.adapters import cvnets, ssdlite, timm, transformers
 from mobilevit.checkpoints.adapters.adapter import Adapter
 
 __all__ = ["ADAPTERS", "HEAD_ADAPTERS", "Adapter"]
@@ -18,6 +18,7 @@ ADAPTERS: dict[tuple[str, str], Adapter] = {
 HEAD_ADAPTERS: dict[tuple[str, str], Adapter] = {
     ("transformers", "deeplabv3"): transformers.DEEPLABV3,
     ("cvnets", "deeplabv3"): cvnets.DEEPLABV3,
+    ("cvnets", "ssdlite"): ssdlite.CVNETS,
 }
 """The tables of what stands on a backbone, by library and head: ``part`` picks the head's tensors
 out of a file, ``to_ours`` renames them. The backbone's are renamed by ``ADAPTERS``."""

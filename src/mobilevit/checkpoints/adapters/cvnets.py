@@ -11,7 +11,7 @@ from mobilevit.checkpoints.adapters.adapter import Adapter
 ENCODER = "encoder."
 """What stands before a backbone's names in files of other tasks."""
 
-HEADS = {
+BESIDE = {
     "seg_head.": "segmentation head (DeepLabv3, PSPNet)",
     "ssd_heads.": "detection heads of SSD",
     "extra_layers.": "feature maps of SSD beyond stride 32",

@@ -1,0 +1,138 @@
+"""Segmentation and detection checkpoints: heads on a backbone, from and to other libraries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mobilevit import UserError, create_model, export, load_pretrained, predict, save_checkpoint
+from mobilevit.checkpoints import Checkpoint, architecture
+from mobilevit.checkpoints.writing import save_for
+from mobilevit.deployment.contract import Contract
+from mobilevit.networks import DeepLabV3, DeepLabV3Config, SSDLite, SSDLiteConfig
+from peers import CLASSES, enliven, transformers_network
+
+NAMES = ("mobilevit_xxs", "mobilevitv2_050")
+PICTURES = torch.rand(2, 3, 64, 128, generator=torch.Generator().manual_seed(0))
+
+
+def deeplab(name: str, stride: int = 16, **numbers: object) -> Checkpoint:
+    backbone = create_model(name, num_classes=0, output_stride=stride)
+    config = DeepLabV3Config(num_classes=3, **{"aspp_width": 256, **numbers})
+    network = enliven(DeepLabV3(backbone, config))
+    contract = Contract("segmentation", CLASSES, (512, 512), 512)
+    return Checkpoint(network, contract, architecture(name, network))
+
+
+def ssdlite(name: str) -> Checkpoint:
+    network = enliven(SSDLite(create_model(name, num_classes=0), SSDLiteConfig(num_classes=4)))
+    contract = Contract("detection", CLASSES, (320, 320), 320)
+    return Checkpoint(network, contract, architecture(name, network))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_what_transformers_saved_gives_its_logits(name: str, tmp_path: Path) -> None:
+    sizes = {"output_stride": 16, "atrous_rates": [2, 4, 6], "aspp_out_channels": 32}
+    theirs = transformers_network(name, "ForSemanticSegmentation", **sizes)
+    theirs.save_pretrained(tmp_path / "saved")
+    found = load_pretrained(tmp_path / "saved")
+    assert found.report.model == f"deeplabv3 on {name}"
+    assert found.report.transfer.new == found.report.transfer.ignored == ()
+    assert found.checkpoint.contract.task == "segmentation"
+    assert found.checkpoint.contract.class_names == CLASSES
+    x = PICTURES.flip(1) if name == "mobilevit_xxs" else PICTURES
+    expected = theirs(x).logits
+    assert expected.std() > 0.1
+    torch.testing.assert_close(found.checkpoint.network(PICTURES), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("stride", [8, 16])
+@torch.no_grad()
+def test_transformers_runs_ours(stride: int, name: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    ours = deeplab(name, stride, aspp_rates=(2, 4, 6), aspp_width=48)
+    save_for(ours, tmp_path / "saved", "transformers")
+    kind = transformers.AutoModelForSemanticSegmentation
+    theirs = kind.from_pretrained(tmp_path / "saved").eval()
+    x = PICTURES.flip(1) if name == "mobilevit_xxs" else PICTURES
+    torch.testing.assert_close(theirs(x).logits, ours.network(PICTURES), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("make", [deeplab, ssdlite])
+@pytest.mark.parametrize("library", ["cvnets", "mobilevit"])
+def test_there_and_back_is_the_identity(
+    library: str, make: object, name: str, tmp_path: Path
+) -> None:
+    ours = make(name)
+    target = tmp_path / ("w.pt" if library == "cvnets" else "w.safetensors")
+    save_for(ours, target, library)
+    found = load_pretrained(target)
+    assert found.report.library == library
+    assert found.checkpoint.contract.task == ours.contract.task
+    assert found.report.transfer.new == found.report.transfer.ignored == ()
+    theirs = found.checkpoint.network.state_dict()
+    assert all(torch.equal(v, theirs[k]) for k, v in ours.network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("width", "name", "stride", "rates"),
+    [
+        (256, "mobilevit_xxs", 16, (6, 12, 18)),
+        (512, "mobilevit_xxs", 8, (12, 24, 36)),
+        (512, "mobilevitv2_050", 16, (6, 12, 18)),
+    ],
+)
+def test_what_no_weight_tells_is_as_the_authors_trained(
+    width: int, name: str, stride: int, rates: tuple[int, ...], tmp_path: Path
+) -> None:
+    ours = deeplab(name, stride, aspp_width=width, aspp_rates=rates)
+    tensors = {"seg_head.aux_head.block.conv.weight": torch.zeros(2)}
+    if (stride, width) == (8, 512):
+        with pytest.raises(UserError, match="output_stride"):  # a file of theirs would not say so
+            save_for(ours, tmp_path / "w.pt", "cvnets")
+        ours.architecture["output_stride"] = 16
+    save_for_unchecked(ours, tmp_path / "x.pt", tensors)
+    found = load_pretrained(tmp_path / "x.pt")
+    assert found.checkpoint.architecture["output_stride"] == stride
+    assert found.checkpoint.architecture["head"]["aspp_rates"] == rates
+    assert found.report.transfer.ignored == tuple(tensors)
+
+
+def save_for_unchecked(checkpoint: Checkpoint, path: Path, more: dict[str, torch.Tensor]) -> None:
+    from mobilevit.checkpoints.writing import _tensors
+
+    torch.save(_tensors(checkpoint, "cvnets") | more, path)
+
+
+def test_a_classifier_starts_from_the_backbone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = deeplab("mobilevit_xxs")
+    save_checkpoint(tmp_path / "seg.safetensors", ours)
+    source = tmp_path / "seg.safetensors"
+    network = create_model("mobilevit_xxs", pretrained=source, num_classes=5)
+    told = capsys.readouterr().err
+    for words in ("deeplabv3 on mobilevit_xxs", "final, 6 tensors", "head, 2 tensors", "ignored"):
+        assert words in told
+    assert network.config.output_stride == 32
+    stem = ours.network.state_dict()["backbone.stem.conv.weight"]
+    assert torch.equal(network.stem.conv.weight, stem)
+
+
+@pytest.mark.parametrize("make", [deeplab, ssdlite])
+def test_what_is_not_run_yet_is_said(make: object, photos: Path, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "other.safetensors", make("mobilevit_xxs"))
+    for verb, argument in ((predict, "pictures"), (export, "data")):
+        with pytest.raises(UserError, match=r"(segmentation|detection), which is not run here yet"):
+            verb(tmp_path / "other.safetensors", **{argument: next(photos.glob("val/*/*.jpg"))})
+
+
+def test_heads_that_a_library_does_not_have_are_refused(tmp_path: Path) -> None:
+    for make, library in ((deeplab, "timm"), (ssdlite, "timm"), (ssdlite, "transformers")):
+        with pytest.raises(UserError, match=f"{library} has no (deeplabv3|ssdlite) on"):
+            save_for(make("mobilevit_xxs"), tmp_path / "x", library)
