@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from mobilevit import Contract, create_model, save_checkpoint
+from mobilevit.checkpoints import Checkpoint, architecture
+
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -82,6 +85,20 @@ def test_sampler(bench, photos):
     standard, multi = facts["rows"]
     assert standard["samples"] == multi["samples"] == 40
     assert standard["pixels/sample"] == 128**2 > multi["pixels/sample"]
+
+
+def test_finetuning(bench, shared_data, tmp_path):
+    network = create_model("mobilevit_xxs", num_classes=2)
+    contract = Contract("classification", ("a", "b"), (64, 64), 72)
+    weights = tmp_path / "start.safetensors"
+    made_from = architecture("mobilevit_xxs", network)
+    save_checkpoint(weights, Checkpoint(network.eval(), contract, made_from))
+    facts, text = bench(
+        "finetuning", "--weights", str(weights), "--data", str(shared_data / "bccd")
+    )
+    starts = ["random, recipe photos", "pretrained, recipe photos", "pretrained, recipe finetune"]
+    check(facts, text, starts, bars=0)
+    assert "24 of BCCD's cells in three kinds" in facts["notes"]
 
 
 def test_startup(bench):
