@@ -24,15 +24,20 @@ class Saved:
 
 @torch.no_grad()
 def enliven(network: nn.Module) -> nn.Module:
-    """Fill in weights that keep signals of order 1, so that a comparison says something."""
+    """Fill in weights and statistics that keep signals of order 1, so that a comparison says much.
+
+    Random networks as they are made give almost the same for every picture.
+    """
     torch.manual_seed(3)
-    for module in network.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            module.weight.normal_(0, (2 / module.weight[0].numel()) ** 0.5)
-        elif isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.6, 1.4)
-            module.weight.uniform_(0.8, 1.2)
+    for name, tensor in network.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            tensor.random_(1, 100)
+        elif name.endswith("running_var") or (name.endswith("weight") and tensor.ndim == 1):
+            tensor.uniform_(0.6, 1.4)
+        elif tensor.ndim > 1:
+            tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5)
+        else:
+            tensor.normal_(0, 0.1)
     return network.eval()
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import cvnets
 from mobilevit import create_model
 from mobilevit.checkpoints.adapters import Adapter, transformers
 from mobilevit.checkpoints.adapters.cvnets import BESIDE, ENCODER, MOBILEVIT, MOBILEVITV2
+from peers import enliven
 
 V1 = [name for name in cvnets.SIZES if name.startswith("mobilevit_")]
 V2 = [name for name in cvnets.SIZES if name.startswith("mobilevitv2_")]
@@ -144,21 +145,6 @@ def adapter(name: str) -> Adapter:
     return MOBILEVIT if name in V1 else MOBILEVITV2
 
 
-@torch.no_grad()
-def lively(network: nn.Module) -> nn.Module:
-    """Fill in weights and statistics that keep signals of order 1."""
-    for name, tensor in network.state_dict().items():
-        if name.endswith("num_batches_tracked"):
-            tensor.random_(1, 100)
-        elif name.endswith("running_var") or (name.endswith("weight") and tensor.ndim == 1):
-            tensor.uniform_(0.6, 1.4)
-        elif tensor.ndim > 1:
-            tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5)
-        else:
-            tensor.normal_(0, 0.1)
-    return network.eval()
-
-
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
@@ -171,7 +157,7 @@ def lively(network: nn.Module) -> nn.Module:
 )
 def test_their_weights_give_their_logits(name: str, shape: tuple[int, int]) -> None:
     torch.manual_seed(1)
-    theirs = lively(cvnets.Classifier(name))
+    theirs = enliven(cvnets.Classifier(name))
     ours = create_model(name).eval()
     ours.load_state_dict(adapter(name).to_ours(theirs.state_dict()), strict=True)
     x = torch.rand(2, 3, *shape)
@@ -193,7 +179,7 @@ def test_every_name_is_known(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["mobilevit_xxs", "mobilevitv2_050"])
 def test_there_and_back_is_the_identity(name: str) -> None:
-    theirs = lively(cvnets.Classifier(name)).state_dict()
+    theirs = enliven(cvnets.Classifier(name)).state_dict()
     mine = adapter(name).to_ours(theirs)
     assert mine.keys() == create_model(name).state_dict().keys()
     back = adapter(name).to_theirs(mine)

@@ -12,6 +12,7 @@ import cvnets
 from mobilevit.checkpoints.adapters import ADAPTERS, HEAD_ADAPTERS
 from mobilevit.checkpoints.adapters.cvnets import ENCODER
 from mobilevit.networks import VARIANTS, DeepLabV3, DeepLabV3Config, MobileViTConfig, create_model
+from peers import enliven
 
 SMALL = ("mobilevit_xxs", "mobilevitv2_050")
 STRIDES = (16, 8)
@@ -39,22 +40,6 @@ CONVERTED = [  # what transformers' scripts call a tensor of ml-cvnets
         "segmentation_head.classifier.convolution.bias",
     ),
 ]
-
-
-@torch.no_grad()
-def lively(network: nn.Module) -> nn.Module:
-    """Fill in weights and statistics that keep signals of order 1."""
-    torch.manual_seed(1)
-    for name, tensor in network.state_dict().items():
-        if name.endswith("num_batches_tracked"):
-            tensor.random_(1, 100)
-        elif name.endswith("running_var") or (name.endswith("weight") and tensor.ndim == 1):
-            tensor.uniform_(0.6, 1.4)
-        elif tensor.ndim > 1:
-            tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5)
-        else:
-            tensor.normal_(0, 0.1)
-    return network.eval()
 
 
 def make(name: str, output_stride: int, classes: int = CLASSES, width: int = WIDTH) -> DeepLabV3:
@@ -130,7 +115,7 @@ TRANSFORMERS = [
 def test_weights_of_transformers_give_their_logits(
     name: str, output_stride: int, shape: tuple[int, int]
 ) -> None:
-    theirs = lively(in_transformers(name, output_stride))
+    theirs = enliven(in_transformers(name, output_stride))
     ours = make(name, output_stride)
     ours.load_state_dict(to_ours("transformers", name, theirs.state_dict()), strict=True)
     compare(ours, theirs, shape)
@@ -142,7 +127,7 @@ def test_weights_of_transformers_give_their_logits(
 def test_weights_of_cvnets_give_their_logits(
     name: str, output_stride: int, shape: tuple[int, int]
 ) -> None:
-    theirs = lively(cvnets.Segmenter(name, CLASSES, output_stride, WIDTH, RATES))
+    theirs = enliven(cvnets.Segmenter(name, CLASSES, output_stride, WIDTH, RATES))
     ours = make(name, output_stride)
     ours.load_state_dict(to_ours("cvnets", name, theirs.file()), strict=True)
     compare(ours, theirs, shape)
@@ -151,8 +136,8 @@ def test_weights_of_cvnets_give_their_logits(
 @pytest.mark.parametrize("name", SMALL)
 def test_there_and_back_is_the_identity(name: str) -> None:
     peers = {
-        "transformers": lively(in_transformers(name, 16)).state_dict(),
-        "cvnets": lively(cvnets.Segmenter(name, CLASSES, 16, WIDTH, RATES)).file(),
+        "transformers": enliven(in_transformers(name, 16)).state_dict(),
+        "cvnets": enliven(cvnets.Segmenter(name, CLASSES, 16, WIDTH, RATES)).file(),
     }
     for library, theirs in peers.items():
         theirs = {k: v for k, v in theirs.items() if ".aux_head." not in k}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import cvnets
 from cvnets_ssd import Detector
@@ -13,6 +13,7 @@ from mobilevit.checkpoints.adapters.cvnets import BESIDE, ENCODER
 from mobilevit.checkpoints.adapters.ssdlite import CVNETS
 from mobilevit.networks import create_model
 from mobilevit.networks.ssdlite import SSDLite, SSDLiteConfig
+from peers import enliven
 
 OURS = "backbone."
 
@@ -39,21 +40,6 @@ def to_theirs(name: str, ours: dict[str, Tensor]) -> dict[str, Tensor]:
     return {ENCODER + key: tensor for key, tensor in mapped.items()} | CVNETS.to_theirs(rest)
 
 
-@torch.no_grad()
-def lively(network: nn.Module) -> nn.Module:
-    """Fill in weights and statistics that keep signals of order 1."""
-    for name, tensor in network.state_dict().items():
-        if name.endswith("num_batches_tracked"):
-            tensor.random_(1, 100)
-        elif name.endswith("running_var") or (name.endswith("weight") and tensor.ndim == 1):
-            tensor.uniform_(0.6, 1.4)
-        elif tensor.ndim > 1:
-            tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5)
-        else:
-            tensor.normal_(0, 0.1)
-    return network.eval()
-
-
 @pytest.mark.parametrize(
     ("name", "size"),
     [
@@ -65,7 +51,7 @@ def lively(network: nn.Module) -> nn.Module:
 )
 def test_their_weights_give_their_logits_and_offsets(name: str, size: tuple[int, int]) -> None:
     torch.manual_seed(1)
-    theirs = lively(Detector(name, 7))
+    theirs = enliven(Detector(name, 7))
     ours = ssdlite(name, 7).eval()
     ours.load_state_dict(to_ours(name, theirs.state_dict()), strict=True)
     x = torch.rand(2, 3, *size)
@@ -87,7 +73,7 @@ def test_every_name_is_known(name: str) -> None:
 
 
 def test_there_and_back_is_the_identity() -> None:
-    theirs = lively(Detector("mobilevit_xxs")).state_dict()
+    theirs = enliven(Detector("mobilevit_xxs")).state_dict()
     back = to_theirs("mobilevit_xxs", to_ours("mobilevit_xxs", theirs))
     assert list(back) == list(theirs)
     assert all(back[name] is theirs[name] for name in theirs)
