@@ -14,6 +14,8 @@ PAPERS = {
     "mobilevit": "[MobileViT](https://arxiv.org/abs/2110.02178)",
     "mobilevitv2": "[MobileViTv2](https://arxiv.org/abs/2206.02680)",
 }
+PIPELINES = {"detection": "object-detection"}
+"""What the hub calls a task, where it is not ``image-`` and its name."""
 SETTINGS = (
     *("epochs", "batch_size", "size", "sizes", "lr", "head_lr", "layer_lr", "freeze"),
     *("weight_decay", "label_smoothing", "ema_decay", "crop_scale", "flip"),
@@ -24,10 +26,10 @@ NAMES_SHOWN = 20
 
 _CARD = """---
 library_name: mobilevit
-pipeline_tag: image-{task}
+pipeline_tag: {pipeline}
 tags:
 - mobilevit
-- image-{task}
+- {pipeline}
 - vision
 ---
 
@@ -87,6 +89,7 @@ def model_card(checkpoint: Checkpoint, name: str) -> str:
         paper=PAPERS.get(model.split("_")[0], "MobileViT"),
         parameters=count_parameters(checkpoint.network),
         task=contract.task,
+        pipeline=PIPELINES.get(contract.task, f"image-{contract.task}"),
         classes=_classes(contract.class_names),
         metrics=_metrics(checkpoint.metrics),
         resize=contract.resize,

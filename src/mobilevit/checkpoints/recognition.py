@@ -97,7 +97,7 @@ def _head(tensors: Mapping[str, Tensor], library: str) -> tuple[str, dict[str, t
 
 
 def architecture_of(known: Recognised, configs: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Return what ``create_model`` needs to make the network that tensors are of.
+    """Return what ``build`` needs to make the network that tensors are of.
 
     Args:
         known: the tensors.
