@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mobilevit.checkpoints.files import Checkpoint, family
 from mobilevit.deployment.cost import count_parameters
-
-if TYPE_CHECKING:
-    from mobilevit.checkpoints.files import Checkpoint
 
 PAPERS = {
     "mobilevit": "[MobileViT](https://arxiv.org/abs/2110.02178)",
@@ -86,7 +84,7 @@ def model_card(checkpoint: Checkpoint, name: str) -> str:
     return _CARD.format(
         name=_plain(name),
         model=model,
-        paper=PAPERS.get(model.split("_")[0], "MobileViT"),
+        paper=PAPERS.get(family(checkpoint.architecture), "MobileViT"),
         parameters=count_parameters(checkpoint.network),
         task=contract.task,
         pipeline=PIPELINES.get(contract.task, f"image-{contract.task}"),

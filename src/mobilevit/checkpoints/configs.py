@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mobilevit.checkpoints.files import family
 from mobilevit.deployment.contract import INTERPOLATIONS, Contract
 from mobilevit.errors import UserError
 
@@ -137,7 +138,7 @@ def write_configs(
         }
         return {CONFIG: config}
     if library == "transformers":
-        v1 = "head_width" in architecture
+        v1 = family(architecture) == "mobilevit"
         head = architecture.get("head")
         height, width = contract.size
         config = {
@@ -160,7 +161,7 @@ def write_configs(
             "crop_size": {"height": height, "width": width},
             "do_rescale": True,
             "rescale_factor": 1 / 255,
-            "do_flip_channel_order": v1,
+            "do_flip_channel_order": (library, family(architecture)) in BLUE_FIRST,
         }
         if head:
             config |= {
@@ -227,7 +228,7 @@ def _timm(
     if any(mean) or any(value != 1 for value in deviation):
         raise _normalised(source, mean, deviation)
     if "input_size" not in settings:
-        return (256, 256), 288, "bilinear", None
+        return *_USUAL[""], "bilinear", None
     _, height, width = settings["input_size"]
     short = math.floor(min(height, width) / settings.get("crop_pct", 0.875))
     labels = settings.get("label_names") or config.get("label_names")

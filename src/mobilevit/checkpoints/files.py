@@ -100,6 +100,18 @@ def build(told: Mapping[str, Any]) -> nn.Module:
     return network
 
 
+def title(told: Mapping[str, Any]) -> str:
+    """Return how people call a network: ``mobilevit_s``, or ``deeplabv3 on mobilevit_s``."""
+    model: str = told["model"]
+    return f"{told['head']['type']} on {model}" if "head" in told else model
+
+
+def family(told: Mapping[str, Any]) -> str:
+    """Return ``"mobilevit"`` or ``"mobilevitv2"``."""
+    model: str = told["model"]
+    return model.partition("_")[0]
+
+
 def outputs(told: Mapping[str, Any]) -> int:
     """Return how many classes a network tells apart; the background of SSD is none of them."""
     if "head" not in told:

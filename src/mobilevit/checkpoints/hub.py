@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from mobilevit.checkpoints.configs import CONFIG, PROCESSOR
 from mobilevit.errors import UserError, require
 from mobilevit.files import PICKLES, choose_weights, making
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from mobilevit.checkpoints.files import Checkpoint
 
 WEIGHTS = "model.safetensors"
-SETTINGS = ("config.json", "preprocessor_config.json")
+SETTINGS = (CONFIG, PROCESSOR)
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", re.ASCII)
 _FILES = (".safetensors", *PICKLES, ".onnx")
@@ -176,7 +177,7 @@ def _write(checkpoint: Checkpoint, folder: Path, name: str) -> None:
         "metrics": checkpoint.metrics,
     }
     text = json.dumps(config, indent=2, ensure_ascii=False)
-    (folder / "config.json").write_text(text, encoding="utf-8")
+    (folder / CONFIG).write_text(text, encoding="utf-8")
     (folder / "README.md").write_text(model_card(checkpoint, name), encoding="utf-8")
 
 

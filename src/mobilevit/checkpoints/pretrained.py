@@ -19,6 +19,7 @@ from mobilevit.checkpoints.files import (
     is_checkpoint,
     load_checkpoint,
     outputs,
+    title,
 )
 from mobilevit.checkpoints.hub import fetch, is_repo, sha256
 from mobilevit.checkpoints.reading import read_tensors
@@ -88,8 +89,8 @@ class LoadReport:
             *(("ignored", part) for part in _parts(self.transfer.ignored)),
             *(("note", note) for note in self.notes),
         ]
-        for title, text in rows:
-            table.add_row(title, escape(text))
+        for label, text in rows:
+            table.add_row(label, escape(text))
         console.print(table)
 
 
@@ -142,10 +143,8 @@ def _ours(source: str | Path, path: Path, channel_order: str | None) -> Pretrain
     checkpoint = load_checkpoint(path)
     loaded = {name: tensor.numel() for name, tensor in checkpoint.network.state_dict().items()}
     done = Transfer(loaded, {}, (), ())
-    told = checkpoint.architecture
-    model = " on ".join(filter(None, (told.get("head", {}).get("type"), told["model"])))
-    rule = "our own checkpoint"
-    report = LoadReport(str(source), OURS, model, "RGB", rule, sha256(path), done)
+    name, rule = title(checkpoint.architecture), "our own checkpoint"
+    report = LoadReport(str(source), OURS, name, "RGB", rule, sha256(path), done)
     return Pretrained(checkpoint, report, path)
 
 
@@ -172,8 +171,8 @@ def _foreign(
     notes = facts.notes + ((f"taken out of {raw.unwrapped}",) if raw.unwrapped else ())
     if done.new:
         notes += ("what is left new has random weights until it is trained",)
-    model = " on ".join(filter(None, (known.head, architecture["model"])))
-    report = LoadReport(where, known.library, model, order, rule, sha256(path), done, notes)
+    name = title(architecture)
+    report = LoadReport(where, known.library, name, order, rule, sha256(path), done, notes)
     provenance = report.provenance()
     checkpoint = Checkpoint(network, facts.contract, architecture, provenance=provenance)
     return Pretrained(checkpoint, report, path)
@@ -190,23 +189,31 @@ def _filled(
     optional = () if outputs(architecture) else ("final.",)
     try:
         with torch.device("meta"):  # shapes that do not fit are found before they take memory
-            match(tensors, build(architecture), where, optional)
+            chosen, done = match(tensors, build(architecture), where, optional)
         network = build(architecture)
     except (ValueError, ArithmeticError, RuntimeError, TypeError) as error:
         raise UserError(f"{where}: its sizes make no network ({error}).") from error
-    done = transfer(tensors, network, where, optional)
+    network.load_state_dict(chosen, strict=False)
     return network.eval(), done
+
+
+def split_tensors(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the tensors of a backbone, named as in a network of its own, and those of its head.
+
+    A classifier belongs to the backbone.
+    """
+    tensors = checkpoint.network.state_dict()
+    if "head" not in checkpoint.architecture:
+        return dict(tensors), {}
+    inner = {k.removeprefix(BACKBONE): v for k, v in tensors.items() if k.startswith(BACKBONE)}
+    return inner, {k: v for k, v in tensors.items() if not k.startswith(BACKBONE)}
 
 
 def backbone_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Return a state dict whose backbone has the names that a network of its own has."""
-    tensors = checkpoint.network.state_dict()
-    if "head" not in checkpoint.architecture:
-        return dict(tensors)
-    head = checkpoint.architecture["head"]["type"]
-    return {
-        name.removeprefix(BACKBONE) if name.startswith(BACKBONE) else f"{head}.{name}": tensor
-        for name, tensor in tensors.items()
+    backbone, head = split_tensors(checkpoint)
+    return backbone | {
+        f"{checkpoint.architecture['head']['type']}.{name}": tensor for name, tensor in head.items()
     }
 
 

@@ -111,8 +111,8 @@ def architecture_of(known: Recognised, configs: Mapping[str, Any], source: str) 
     try:
         told = _backbone_numbers(known, config)
         if known.head:
-            told["output_stride"] = _output_stride(known, config)
-            told["head"] = {"type": known.head, **_head_numbers(known, config)}
+            stride = told["output_stride"] = _output_stride(known, config)
+            told["head"] = {"type": known.head, **_head_numbers(known, config, stride)}
     except (LookupError, ValueError, TypeError, ArithmeticError) as error:
         raise UserError(f"{source}: it is no whole MobileViT backbone ({error!r}).") from error
     return told
@@ -148,7 +148,7 @@ def _backbone_numbers(known: Recognised, config: Mapping[str, Any]) -> dict[str,
     return {"model": name, **asdict(VARIANTS[name]), **found}
 
 
-def _head_numbers(known: Recognised, config: Mapping[str, Any]) -> dict[str, Any]:
+def _head_numbers(known: Recognised, config: Mapping[str, Any], stride: int) -> dict[str, Any]:
     """Return the numbers of a head; what no weight tells are those that the authors trained with.
 
     DeepLabv3's rates are 12, 24 and 36 where it was trained at output stride 8, and 6, 12 and 18 at
@@ -158,7 +158,7 @@ def _head_numbers(known: Recognised, config: Mapping[str, Any]) -> dict[str, Any
     if known.head == "ssdlite":
         outputs = tensors[_HEAD_MARKS["ssdlite"]].shape[0]
         return asdict(SSDLiteConfig(num_classes=outputs // SSDLiteConfig().anchors[0] - BOX))
-    usual = (6, 12, 18) if _output_stride(known, config) == 16 else (12, 24, 36)
+    usual = (6, 12, 18) if stride == 16 else (12, 24, 36)
     head = DeepLabV3Config(
         num_classes=tensors["head.weight"].shape[0],
         aspp_width=tensors[_HEAD_MARKS["deeplabv3"]].shape[0],

@@ -50,7 +50,7 @@ def transfer(
 ) -> Transfer:
     """Load tensors into a network, in place; see ``match``."""
     chosen, done = match(tensors, network, source, optional, new_head)
-    network.load_state_dict(network.state_dict() | chosen)
+    network.load_state_dict(chosen, strict=False)
     return done
 
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from mobilevit.checkpoints.adapters import ADAPTERS, HEAD_ADAPTERS
 from mobilevit.checkpoints.adapters.cvnets import ENCODER
 from mobilevit.checkpoints.configs import BLUE_FIRST, write_configs
-from mobilevit.checkpoints.files import Checkpoint, save_checkpoint
+from mobilevit.checkpoints.files import Checkpoint, family, save_checkpoint
 from mobilevit.checkpoints.hub import save_folder
-from mobilevit.checkpoints.pretrained import backbone_tensors, load_pretrained
+from mobilevit.checkpoints.pretrained import load_pretrained, split_tensors
 from mobilevit.checkpoints.recognition import LIBRARIES, OURS
 from mobilevit.checkpoints.transfer import STEM
 from mobilevit.errors import UserError, unknown
@@ -88,7 +88,7 @@ def _check_holds(architecture: Mapping[str, Any], library: str, bare: bool) -> N
             raise UserError(f"{library} has no {head['type']} on {name}.")
         usual["output_stride"] = 16 if head["type"] == "deeplabv3" else 32
     keys = ["layers"]
-    if library == "transformers" and not bare and "heads" in architecture:
+    if library == "transformers" and not bare and family(architecture) == "mobilevit":
         if len(set(architecture["patch_sizes"])) > 1:
             keys.append("patch_sizes")  # it has one for all stages
     else:
@@ -142,16 +142,14 @@ def _save_weights(checkpoint: Checkpoint, path: Path, library: str, ending: str)
 
 def _tensors(checkpoint: Checkpoint, library: str) -> dict[str, Tensor]:
     """Return a network's tensors under the names and in the channel order of a library."""
-    family = checkpoint.architecture["model"].partition("_")[0]
-    tensors = backbone_tensors(checkpoint)
-    if (library, family) in BLUE_FIRST and tensors[STEM].shape[1] == 3:
+    kind = family(checkpoint.architecture)
+    tensors, head = split_tensors(checkpoint)
+    if (library, kind) in BLUE_FIRST and tensors[STEM].shape[1] == 3:
         tensors[STEM] = tensors[STEM].flip(1)
-    head = checkpoint.architecture.get("head", {}).get("type")
-    others = {name: tensors.pop(name) for name in list(tensors) if head and name.startswith(head)}
-    theirs = ADAPTERS[library, family].to_theirs(tensors)
+    theirs = ADAPTERS[library, kind].to_theirs(tensors)
     if head:
         prefix = ENCODER if library == "cvnets" else ""
         theirs = {f"{prefix}{name}": tensor for name, tensor in theirs.items()}
-        mine = {name.removeprefix(f"{head}."): tensor for name, tensor in others.items()}
-        theirs |= HEAD_ADAPTERS[library, head].to_theirs(mine)
+        adapter = HEAD_ADAPTERS[library, checkpoint.architecture["head"]["type"]]
+        theirs |= adapter.to_theirs(head)
     return {name: tensor.contiguous() for name, tensor in theirs.items()}

@@ -99,7 +99,7 @@ def evaluate(
     case and underscores; the data may have fewer than the network knows.
 
     Args:
-        model: a checkpoint, a run folder or an ``.onnx`` file (which needs no torch).
+        model: whatever ``load_predictor`` takes; an ``.onnx`` file needs no torch.
         data: a folder of class folders, with ``train/`` and ``val/`` or without.
         split: ``"val"``, ``"train"`` or ``"all"``. In a folder without a split of its own, ``val``
             and ``train`` are the two sides that training made of it, if the network was trained on

@@ -72,7 +72,7 @@ def export(
     stored in the artefact's metadata and, with the rest of the report, beside it in a ``.json``.
 
     Args:
-        model: a checkpoint or a run folder (its best checkpoint).
+        model: whatever ``load_pretrained`` takes.
         format: ``"onnx"``.
         output: the file to write; by default beside the checkpoint, under its name.
         data: a folder or a picture to compare on; by default the pictures that the run was

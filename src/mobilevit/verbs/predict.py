@@ -69,7 +69,7 @@ def predict(
     """Predict what is on pictures.
 
     Args:
-        model: a checkpoint, a run folder or an ``.onnx`` file (which needs no torch).
+        model: whatever ``load_predictor`` takes; an ``.onnx`` file needs no torch.
         pictures: files, folders (searched to their depth) and patterns like ``"photos/*.jpg"``.
         top: answers for each picture, 1 or more.
         threads: threads that compute; by default as many as the runtime finds good.
