@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
-from PIL import Image
 
+from cells import cut_out
 from common import DATA, parser, report, take_turns
 from mobilevit import evaluate, load_checkpoint, train
 
@@ -54,7 +53,10 @@ def main() -> None:
     reached: dict[str, list[dict[str, float]]] = {name: [] for name in STARTS}
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "cells"
-        counts = {s: cut_out(chosen.data, data, s, chosen.quick) for s in ("train", "val")}
+        numbers = {"train": lambda there: round(SHARE * there), "val": lambda there: MOST}
+        if chosen.quick:
+            numbers = dict.fromkeys(numbers, lambda there: 8)
+        counts = {s: cut_out(chosen.data, data, s, number) for s, number in numbers.items()}
 
         def run(name: str) -> None:
             start, seed = STARTS[name], len(reached[name])
@@ -97,32 +99,6 @@ def summary(name: str, runs: list[dict[str, float]]) -> dict[str, Any]:
         "highest recall": max(recall),
         "s": float(np.median([run["seconds"] for run in runs])),
     }
-
-
-def cut_out(source: Path, data: Path, split: str, few: bool) -> int:
-    """Save the cells of a split as a folder of class folders; return how many."""
-    names = source / "ImageSets" / "Main" / f"{'train' if split == 'train' else 'test'}.txt"
-    cells: dict[str, list[Image.Image]] = {}
-    for name in names.read_text().split():
-        photo = Image.open(source / "JPEGImages" / f"{name}.jpg").convert("RGB")
-        for thing in ElementTree.parse(source / "Annotations" / f"{name}.xml").iter("object"):
-            left, top, right, bottom = (
-                float(thing.findtext(f"bndbox/{side}") or 0)
-                for side in ("xmin", "ymin", "xmax", "ymax")
-            )
-            if right - left >= 8 and bottom - top >= 8:
-                cell = photo.crop((int(left), int(top), int(right), int(bottom)))
-                cells.setdefault(thing.findtext("name") or "", []).append(cell)
-    count = 0
-    for kind, pictures in sorted(cells.items()):
-        number = round(SHARE * len(pictures)) if split == "train" else MOST
-        order = np.random.default_rng(0).permutation(len(pictures))
-        folder = data / split / kind
-        folder.mkdir(parents=True)
-        for index in order[: 8 if few else number]:
-            pictures[index].save(folder / f"{index}.png")
-            count += 1
-    return count
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from mobilevit.cli import main
 README = Path(__file__).parents[1] / "README.md"
 VERBS = (
     *("train", "evaluate", "predict", "export", "convert", "benchmark"),
-    *("doctor", "models", "demo"),
+    *("compare", "doctor", "models", "demo"),
 )
 
 
@@ -41,8 +41,10 @@ def commands() -> list[list[str]]:
 
 
 def shortened(arguments: list[str]) -> list[str]:
-    """Train for one epoch."""
-    if arguments[0] != "train" or "--resume" in arguments:
+    """Train for one epoch, and once."""
+    if arguments[0] == "compare":
+        arguments = [*arguments, "--seeds", "1"]
+    elif arguments[0] != "train" or "--resume" in arguments:
         return arguments
     if "--epochs" in arguments:
         place = arguments.index("--epochs")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mobilevit.networks.inference import optimize
     from mobilevit.training.recipe import Recipe, list_recipes, load_recipe
     from mobilevit.verbs.benchmark import benchmark
+    from mobilevit.verbs.compare import compare
     from mobilevit.verbs.convert import convert
     from mobilevit.verbs.demo import demo
     from mobilevit.verbs.doctor import doctor
@@ -46,6 +47,7 @@ __all__ = [
     "Recipe",
     "UserError",
     "benchmark",
+    "compare",
     "convert",
     "create_model",
     "demo",
@@ -82,8 +84,8 @@ _HOMES = {
     **{
         f"mobilevit.verbs.{verb}": (verb,)
         for verb in (
-            *("benchmark", "convert", "demo", "doctor", "evaluate"),
-            *("export", "models", "predict", "train"),
+            *("benchmark", "compare", "convert", "demo", "doctor"),
+            *("evaluate", "export", "models", "predict", "train"),
         )
     },
 }

@@ -6,6 +6,7 @@ import json as json_
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,10 +16,12 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from mobilevit.errors import UserError, unknown
+from mobilevit.studies.study import DEFAULT_STUDY, Study, load_study
 from mobilevit.training.recipe import (
     DEFAULT_RECIPE,
     FINETUNE_RECIPE,
     Multiple,
+    Numbers,
     Recipe,
     load_recipe,
 )
@@ -26,8 +29,8 @@ from mobilevit.training.recipe import (
 Flag = FlagCreatePairsOff[bool]
 Json = Annotated[Flag, arg(help="Print the result as JSON.")]
 Source = (
-    "A run folder, a checkpoint, weights of timm, transformers or ml-cvnets, or a name on the "
-    "Hugging Face hub."
+    "A run folder, a checkpoint, weights of timm, transformers or ml-cvnets, a name on the "
+    "Hugging Face hub, or imagenette, which comes with the package."
 )
 Model = Annotated[Positional[str], arg(metavar="MODEL", help=f"An .onnx file, or: {Source}")]
 Library = Literal["mobilevit", "timm", "transformers", "cvnets"]
@@ -48,6 +51,20 @@ def _multiple(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Multiple] | N
         instance_from_str=lambda words: Multiple(words[0]),
         is_instance=lambda value: isinstance(value, Multiple),
         str_from_instance=lambda value: [str(value)],
+    )
+
+
+@constructors.primitive_rule
+def _numbers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Numbers] | None:
+    """Tell the parser how ``Numbers`` are written."""
+    if info.type is not Numbers:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[NAME=VALUE ...]",
+        instance_from_str=Numbers.read,
+        is_instance=lambda value: isinstance(value, Numbers),
+        str_from_instance=Numbers.words,
     )
 
 
@@ -86,6 +103,7 @@ def _commands(arguments: Sequence[str]) -> dict[str, Callable[..., int]]:
         "export": _export,
         "convert": _convert,
         "benchmark": _benchmark,
+        "compare": _compare(arguments),
         "doctor": _doctor,
         "models": _models,
         "demo": _demo,
@@ -94,11 +112,8 @@ def _commands(arguments: Sequence[str]) -> dict[str, Callable[..., int]]:
 
 def _train(arguments: Sequence[str]) -> Callable[..., int]:
     """Make the command whose defaults are those of the recipe that is asked for."""
-    given = any(word.startswith("--weights") for word in arguments)
-    usual = chosen = FINETUNE_RECIPE if given else DEFAULT_RECIPE
-    for word, following in zip(arguments, [*arguments[1:], usual], strict=True):
-        if word.startswith("--recipe"):
-            chosen = word.partition("=")[2] or following
+    usual = FINETUNE_RECIPE if _given(arguments, "--weights") else DEFAULT_RECIPE
+    chosen = _given(arguments, "--recipe") or usual
     defaults = load_recipe(chosen) if "train" in arguments[:1] else Recipe()
 
     def train(
@@ -121,8 +136,9 @@ def _train(arguments: Sequence[str]) -> Callable[..., int]:
                 --weights it is finetune if none is given.
             output: Run folder to make; none given: the next free one under runs/.
             resume: Run folder whose interrupted training goes on.
-            weights: Run folder, checkpoint, weights of another library or name on the Hugging Face
-                hub to start from; the network is the one in it.
+            weights: Run folder, checkpoint, weights of another library, name on the Hugging Face
+                hub, or imagenette, which comes with the package, to start from; the network is
+                the one in it.
             channel_order: What those weights take; none given: what is known of their origin.
             check: Read every picture once before training.
             progress: Show progress bars.
@@ -141,6 +157,15 @@ def _train(arguments: Sequence[str]) -> Callable[..., int]:
     return train
 
 
+def _given(arguments: Sequence[str], option: str) -> str:
+    """Return the word that an option is given, empty if it is not."""
+    given = ""
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if word.partition("=")[0] == option:
+            given = word.partition("=")[2] or following
+    return given
+
+
 def _evaluate(
     model: Model,
     data: Annotated[Positional[Path], arg(metavar="DATA", help=Data)],
@@ -149,6 +174,7 @@ def _evaluate(
     batch_size: int = 32,
     threads: Threads = None,
     output: Path | None = None,
+    robustness: Flag = False,
     json: Json = False,
 ) -> int:
     """Evaluate a network on labelled pictures.
@@ -157,17 +183,22 @@ def _evaluate(
         split: Which pictures of a data set that has a split.
         batch_size: Pictures run at a time.
         output: File to write the result to, as JSON.
+        robustness: Evaluate on 500 of the pictures, corrupted and resized, too.
     """
     from mobilevit.verbs.evaluate import evaluate
 
-    return _show(evaluate(model, data, split, batch_size, threads, output), json)
+    result = evaluate(model, data, split, batch_size, threads, output, robustness)
+    return _show(result, json)
 
 
 def _predict(
-    model: Model,
-    pictures: Annotated[
+    words: Annotated[
         Positional[tuple[str, ...]],
-        arg(metavar="PICTURES", help="Files, folders and patterns like 'photos/*.jpg'."),
+        arg(
+            metavar="[MODEL] PICTURES",
+            help=f"MODEL: an .onnx file, or: {Source} Without it, the smallest network that comes "
+            "with the package answers. PICTURES: files, folders and patterns like 'photos/*.jpg'.",
+        ),
     ],
     *,
     top: int = 5,
@@ -181,9 +212,9 @@ def _predict(
         top: Answers for each picture.
         batch_size: Pictures run at a time.
     """
-    from mobilevit.verbs.predict import predict
+    from mobilevit.verbs.predict import predict, split_words
 
-    return _show(predict(model, pictures, top, threads, batch_size), json)
+    return _show(predict(*split_words(words), top, threads, batch_size), json)
 
 
 def _export(
@@ -261,6 +292,60 @@ def _benchmark(
     from mobilevit.verbs.benchmark import benchmark
 
     return _show(benchmark(models, size, threads, batch_sizes, repeats, warmup, precision), json)
+
+
+def _compare(arguments: Sequence[str]) -> Callable[..., int]:
+    """Make the command whose defaults are those of the study, or recipe, that is asked for."""
+    defaults = Recipe()
+    if "compare" in arguments[:1]:
+        if _given(arguments, "--models"):
+            defaults = load_recipe(_given(arguments, "--recipe") or DEFAULT_RECIPE)
+        else:
+            defaults = load_study(_given(arguments, "--study") or DEFAULT_STUDY).recipe
+
+    def compare(
+        data: Annotated[Positional[Path], arg(metavar="DATA", help=Data)],
+        *,
+        study: str = DEFAULT_STUDY,
+        models: tuple[str, ...] | None = None,
+        recipe: str = DEFAULT_RECIPE,
+        output: Path | None = None,
+        only: tuple[str, ...] | None = None,
+        seeds: int | None = None,
+        measure: bool = True,
+        progress: bool = True,
+        settings: OmitArgPrefixes[Recipe] = defaults,
+        json: Json = False,
+    ) -> int:
+        """Train several networks alike, and measure them side by side.
+
+        Args:
+            study: Name of a study or a YAML file: what is compared.
+            models: Networks to compare instead, names of `mobilevit models` or timm:NAME; none
+                given: those of the study.
+            recipe: What --models are trained with; the settings below are this recipe's.
+            output: Folder of the study, which may be begun; none given: runs/compare-STUDY.
+            only: Entries or groups of the study to work on now; none given: all.
+            seeds: Trainings of each; none given: as the study says.
+            measure: Measure cost, latency and robustness when the trainings are done.
+            progress: Show progress bars.
+        """
+        from mobilevit.verbs.compare import compare as verb
+
+        asked = Study.of_models(models, settings) if models else load_study(study)
+        asked = replace(asked, recipe=settings)
+        done = verb(
+            data,
+            asked,
+            output=output,
+            only=only or (),
+            seeds=seeds,
+            measure=measure,
+            progress=progress,
+        )
+        return _show(done, json)
+
+    return compare
 
 
 def _doctor(

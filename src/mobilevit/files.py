@@ -6,9 +6,12 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from mobilevit.errors import UserError, nearest
+from mobilevit.errors import UserError, nearest, unknown
+from mobilevit.weights import DEFAULT, list_weights
 
 BEST = "best.safetensors"
 WEIGHTS = (BEST, "model.safetensors", "pytorch_model.bin", "model.pt")
@@ -82,6 +85,11 @@ def choose_weights(files: Iterable[str]) -> str | None:
     return others[0] if len(others) == 1 else None
 
 
+def has_weights(path: Path) -> bool:
+    """Tell whether ``find_model`` finds a file here."""
+    return path.is_file() or (path.is_dir() and choose_weights(_files(path)) is not None)
+
+
 def find_model(model: str | Path) -> Path:
     """Return the file that MODEL means; a folder means the first of ``WEIGHTS`` in it.
 
@@ -90,7 +98,7 @@ def find_model(model: str | Path) -> Path:
     """
     path = Path(model)
     if path.is_dir():
-        weights = choose_weights(entry.name for entry in path.iterdir() if entry.is_file())
+        weights = choose_weights(_files(path))
         if weights is None:
             raise UserError(
                 f"{path}: this folder has no {WEIGHTS[0]}, no {WEIGHTS[1]} and no single file of "
@@ -99,5 +107,51 @@ def find_model(model: str | Path) -> Path:
         return path / weights
     if not path.is_file():
         beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"{path}: there is no such model.{nearest(path.name, beside)}")
+        names = [DEFAULT, *list_weights()]
+        raise UserError(
+            f"{path}: there is no such model.{nearest(path.name, [*beside, *names])} "
+            f"Names that come with the package: {', '.join(names)}."
+        )
     return path
+
+
+def list_settings(package: str) -> list[str]:
+    """Return the names of the YAML files in a package."""
+    return sorted(
+        p.name[:-5] for p in resources.files(package).iterdir() if p.name.endswith(".yaml")
+    )
+
+
+def read_settings(name: str | Path, kind: str, package: str) -> dict[str, Any]:
+    """Read a YAML file: one of a package by its name, or any by its path.
+
+    Args:
+        name: which.
+        kind: what it is meant to be, for the errors: ``"recipe"``.
+        package: where those with a name are.
+
+    Raises:
+        UserError: when there is none of that name, or the file holds no mapping.
+    """
+    import yaml
+
+    if str(name).endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"{path}: there is no such {kind} file.")
+        text = path.read_text(encoding="utf-8")
+    elif str(name) in list_settings(package):
+        text = (resources.files(package) / f"{name}.yaml").read_text(encoding="utf-8")
+    else:
+        raise unknown(kind, str(name), list_settings(package))
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{name}: this is no YAML ({error}).") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{name}: a {kind} is sections of keys, not {type(values).__name__}.")
+    return values
+
+
+def _files(folder: Path) -> list[str]:
+    return [entry.name for entry in folder.iterdir() if entry.is_file()]

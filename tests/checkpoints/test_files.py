@@ -5,6 +5,7 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -69,6 +70,36 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     with torch.no_grad():
         torch.testing.assert_close(loaded.network(x), saved.network(x))
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_half_precision_rounds_the_weights_and_leaves_the_statistics(tmp_path: Path) -> None:
+    saved, whole, half = make(), tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    saved.network.stem.norm.running_var.fill_(1e6)  # beyond float16
+    magnitudes = torch.logspace(-12, 4.8, 320)  # from what becomes 0 to nearly the largest
+    with torch.no_grad():
+        saved.network.head.weight.copy_(magnitudes * torch.tensor([[1.0], [-1.0], [0.3]]))
+    save_checkpoint(whole, saved)
+    save_checkpoint(half, saved, half=True)
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    loaded = load_checkpoint(half)
+    weights = dict(saved.network.named_parameters())
+    for name, tensor in loaded.network.state_dict().items():
+        mine = saved.network.state_dict()[name]
+        expected = mine.numpy().astype(np.float16) if name in weights else mine.numpy()
+        assert tensor.dtype == mine.dtype
+        np.testing.assert_array_equal(tensor, expected, name)
+    assert loaded.contract == saved.contract
+    save_checkpoint(half, loaded, half=True)  # once more changes nothing
+    assert same_weights(load_checkpoint(half).network, loaded.network)
+
+
+def test_a_weight_beyond_half_precision_is_named(tmp_path: Path) -> None:
+    checkpoint = make()
+    with torch.no_grad():
+        checkpoint.network.head.weight[0, 0] = 7e4
+    with pytest.raises(UserError, match=r"a\.safetensors: 'head\.weight' reaches 7e\+04.*65504"):
+        save_checkpoint(tmp_path / "a.safetensors", checkpoint, half=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_new_classifier_is_part_of_the_architecture(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def test_the_name_of_a_network_is_enough():
     assert round(described["multiply_adds"] / 1e6) == 1026
     assert (described["size"], described["bytes"]) == ([256, 256], None)
     assert open_model("mobilevit_xs", (64, 32), 1, "fp32").contract.size == (64, 32)
+    assert open_model("imagenette", None, 1, "fp32").contract.size == (128, 128)
 
 
 def test_what_it_refuses(run, artefact):

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from rich.console import Console
 
+from mobilevit.deployment.comparison import compare
 from mobilevit.deployment.onnx import OnnxExporter
 from mobilevit.deployment.runtimes import OnnxPredictor
 from mobilevit.errors import MissingExtraError, UserError
@@ -111,3 +112,18 @@ def test_what_it_refuses(run, artefact, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(MissingExtraError, match=r'pip install "mobilevit\[onnx\]"'):
         export(run)
+
+
+def test_a_network_that_comes_with_the_package_is_written_here(fast, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("imagenette").mkdir()  # of pictures, say
+    monkeypatch.setattr(
+        "mobilevit.deployment.comparison.compare",
+        lambda one, other, *rest: compare(one, one, *rest),
+    )
+    assert export("imagenette", data=photos).path == Path("imagenette.onnx")
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "imagenette",
+        "imagenette.onnx",
+        "imagenette.onnx.json",
+    }

@@ -40,6 +40,17 @@ def test_the_table_has_the_numbers():
         assert word in text.getvalue()
 
 
+def test_weights_that_come_with_the_package_are_listed():
+    found = models(size=64)
+    listed = {row.name: row.weights for row in found.rows}
+    assert listed["mobilevit_xxs"] == ("imagenette_xxs",)
+    assert listed["mobilevitv2_100"] == ()
+    text = StringIO()
+    found.print(Console(file=text, width=120))
+    (line,) = [line for line in text.getvalue().splitlines() if "mobilevit_xxs" in line]
+    assert "imagenette_xxs" in line
+
+
 def test_a_pattern_that_matches_nothing_is_answered_with_the_nearest():
     with pytest.raises(UserError, match="Did you mean 'mobilevitv2_100'"):
         models("mobilevitv2-100")

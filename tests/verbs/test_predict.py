@@ -7,10 +7,11 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from mobilevit.errors import UserError
-from mobilevit.verbs.predict import predict
+from mobilevit.verbs.predict import predict, split_words
 
 
 def test_a_checkpoint_and_its_artefact_say_the_same(run, artefact, photos):
@@ -61,6 +62,43 @@ def test_what_it_refuses(run, photos):
         predict(run, [photos], top=0)
     with pytest.raises(UserError, match="Did you mean 'disc'"):
         predict(run, [photos / "val" / "dics"])
+
+
+def test_without_a_model_the_one_that_comes_with_the_package_answers(shared_data, capsys):
+    tench = sorted((shared_data / "imagenette" / "val" / "tench").iterdir())[0]
+    for arguments in ({"model": tench}, {"model": str(tench)}, {"pictures": [tench]}):
+        found = predict(**arguments)
+        assert Path(found.model).name == "imagenette_xxs.safetensors"
+        assert found[0].labels[0].name == "tench"
+        told = capsys.readouterr().err
+        assert told.startswith("imagenette_xxs answers, for no model is named. It knows 10 classes")
+        assert "golf_ball" in told
+    assert predict("imagenette", tench)[0] == found[0]
+    assert capsys.readouterr().err == ""
+
+
+def test_the_first_word_is_a_model_unless_it_can_only_be_pictures(run, photos, monkeypatch):
+    monkeypatch.chdir(photos.parent)
+    Path("imagenette").mkdir(exist_ok=True)
+    Image.new("RGB", (8, 8)).save("no-ending", "png")
+    pictures = (photos.name, "photos/*", "there/is-none.jpg", "./imagenette")
+    for word in (*pictures, Path("imagenette")):
+        assert split_words([word]) == (None, [word])
+        assert split_words([word, "a.jpg"]) == (None, [word, "a.jpg"])
+    models = (str(run), "x.onnx", "apple/mobilevit-small", "imagenette", "imagenette_xxs", "typo")
+    for word in (*models, run, run / "best.safetensors", "no-ending"):
+        assert split_words([word, "a.jpg", "b"]) == (word, ["a.jpg", "b"])
+        with pytest.raises(UserError, match=r"no pictures are named after it.*\[MODEL\] PICTURES"):
+            split_words([word])
+    with pytest.raises(UserError, match=r"\./imagenette for the folder"):
+        split_words(["imagenette"])
+
+
+def test_pictures_must_be_named(run):
+    with pytest.raises(UserError, match="predict needs pictures"):
+        predict()
+    with pytest.raises(UserError, match="no pictures are named after it"):
+        predict(run)
 
 
 def test_with_an_artefact_no_verb_needs_torch(artefact: Path, photos: Path):

@@ -28,8 +28,10 @@ from mobilevit.networks import (
     DeepLabV3Config,
     SSDLite,
     SSDLiteConfig,
+    TimmNetwork,
     create_model,
 )
+from mobilevit.networks.timm import PREFIX
 
 FORMAT = "mobilevit-1"
 TRAINING = "training."
@@ -75,6 +77,8 @@ def architecture(name: str, network: nn.Module) -> dict[str, Any]:
         name: of the backbone, one of ``list_models()``.
         network: the backbone, or a head on it.
     """
+    if isinstance(network, TimmNetwork):
+        return {"model": name, **network.numbers}
     if isinstance(network, Backbone):
         numbers = asdict(network.config)
         return {"model": name, **numbers, "num_classes": network.num_classes}
@@ -92,6 +96,8 @@ def build(told: Mapping[str, Any]) -> nn.Module:
         KeyError, TypeError, ValueError, UserError: when it tells no network.
     """
     numbers = _numbers(told, "model", "head")
+    if told["model"].startswith(PREFIX):
+        return TimmNetwork(told["model"].removeprefix(PREFIX), **numbers)
     backbone: Backbone = create_model(told["model"], **numbers)
     if "head" not in told:
         return backbone
@@ -120,9 +126,23 @@ def outputs(told: Mapping[str, Any]) -> int:
     return int(told["head"]["num_classes"]) - int(background)
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint whole or not at all: beside its place, then renamed."""
+def save_checkpoint(path: Path, checkpoint: Checkpoint, half: bool = False) -> None:
+    """Write a checkpoint whole or not at all: beside its place, then renamed.
+
+    Args:
+        path: the file.
+        checkpoint: what to write.
+        half: round the weights to float16, which makes the file half as large. The statistics of
+            batch-norm stay as they are, for they have the range of the data. ``load_checkpoint``
+            gives float32 again.
+
+    Raises:
+        UserError: when a weight is too large for float16.
+    """
     tensors = {k: v.contiguous() for k, v in checkpoint.network.state_dict().items()}
+    if half:
+        for name, weight in checkpoint.network.named_parameters():
+            tensors[name] = _halved(weight.detach().contiguous(), f"{path}: '{name}'")
     for name, tensor in checkpoint.training.items():  # they may be the network's own, copied here
         tensors[TRAINING + name] = tensor.clone(memory_format=torch.contiguous_format)
     header = {
@@ -139,6 +159,17 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         mode = beside.stat().st_mode
         save_file(tensors, beside, header)
         beside.chmod(mode)  # safetensors lets nobody but the owner read
+
+
+def _halved(weight: Tensor, what: str) -> Tensor:
+    half = weight.half()
+    if not half.isfinite().all():
+        largest = torch.finfo(torch.float16).max
+        raise UserError(
+            f"{what} reaches {weight.abs().max():.3g}, and float16 only {largest:g}: it cannot be "
+            "saved in half precision."
+        )
+    return half
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -178,6 +209,9 @@ def load_checkpoint(path: str | Path, training: bool = False) -> Checkpoint:
             network = build(made_from)
         weights = {k: v for k, v in tensors.items() if not k.startswith(TRAINING)}
         network.load_state_dict(check_tensors(path, weights), assign=True)
+        if any(buffer.is_meta for buffer in network.buffers()):  # one that is not saved
+            network = build(made_from)
+            network.load_state_dict(weights)
     except (
         LookupError,
         TypeError,
@@ -208,8 +242,10 @@ def load_checkpoint(path: str | Path, training: bool = False) -> Checkpoint:
 
 def _check_depth(told: Mapping[str, Any], tensors: int) -> None:
     """Refuse what would take long to make and cannot be what a file of so many tensors holds."""
-    for key in ("layers", "patch_sizes"):
-        if min(told[key]) < 1 or max(told[key]) > tensors:
+    for key in ("layers", "patch_sizes", "depth", "depths"):
+        values = told.get(key, 1)
+        values = values if isinstance(values, list) else [values]
+        if min(values) < 1 or max(values) > tensors:
             raise ValueError(f"{key} {told[key]}")
 
 

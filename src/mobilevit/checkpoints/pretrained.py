@@ -26,9 +26,10 @@ from mobilevit.checkpoints.reading import read_tensors
 from mobilevit.checkpoints.recognition import OURS, architecture_of, recognise
 from mobilevit.checkpoints.transfer import STEM, Transfer, match, transfer
 from mobilevit.errors import UserError, unknown
-from mobilevit.files import find_model
+from mobilevit.files import find_model, has_weights
 from mobilevit.networks import Backbone, FeatureExtractor
 from mobilevit.networks import create_model as make
+from mobilevit.weights import is_shipped, shipped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -110,18 +111,23 @@ class Pretrained:
 
 
 def load_pretrained(
-    source: str | Path, library: str | None = None, channel_order: str | None = None
+    source: str | Path,
+    library: str | None = None,
+    channel_order: str | None = None,
+    model: str | None = None,
 ) -> Pretrained:
     """Load a network from wherever it is and whatever library saved it.
 
     Args:
         source: a run folder, a checkpoint, a weights file of another library (``.safetensors`` or
-            a pickle), a folder with ``config.json`` and weights, or a name on the Hugging Face hub
-            such as ``"apple/mobilevit-small"``.
+            a pickle), a folder with ``config.json`` and weights, a name on the Hugging Face hub
+            such as ``"apple/mobilevit-small"``, or one that comes with the package (see
+            ``find_weights``): ``"imagenette"``.
         library: whose names the tensors have, ``"mobilevit"``, ``"timm"``, ``"transformers"`` or
             ``"cvnets"`` (ml-cvnets and corenet); none: it is recognised.
         channel_order: ``"RGB"`` or ``"BGR"``, what the weights take; none: what is known of their
             origin. The network that is returned always takes RGB.
+        model: which network, where ``source`` names several: ``"imagenette"``.
 
     Raises:
         UserError: when there is nothing at ``source``, it cannot be fetched or read, or holds no
@@ -131,7 +137,7 @@ def load_pretrained(
         raise unknown("channel order", str(channel_order), ORDERS)
     if not isinstance(source, (str, Path)):
         raise UserError(f"weights are named by a path or a name on the hub, not by {source!r}.")
-    path = find_weights(source)
+    path = find_weights(source, model)
     if library in (None, OURS) and is_checkpoint(path):
         return _ours(source, path, channel_order)
     return _foreign(source, path, library, channel_order)
@@ -280,14 +286,23 @@ def create_model(
     return FeatureExtractor(network, out_indices) if features_only else network
 
 
-def find_weights(source: str | Path) -> Path:
+def find_weights(source: str | Path, model: str | None = None) -> Path:
     """Return the file with the weights that ``load_pretrained`` reads; a hub name is fetched.
 
-    ``runs/photos`` looks like a name on the hub too: it is none where there is a folder ``runs``.
+    What is on this disk comes first. ``"imagenette"``, ``"imagenette_xxs"`` and the like mean what
+    comes with the package, unless there is a file or a folder with weights of that name; a folder
+    of pictures is none. ``runs/photos`` looks like a name on the hub too: it is none where there
+    is a folder ``runs``.
+
+    Args:
+        source: see ``load_pretrained``.
+        model: which network ``"imagenette"`` means; none: MobileViT-XXS.
 
     Raises:
         UserError: when there is none, or it cannot be fetched.
     """
+    if isinstance(source, str) and is_shipped(source) and not has_weights(Path(source)):
+        return shipped(source, model)
     remote = isinstance(source, str) and is_repo(source) and not Path(source).parent.is_dir()
     return find_model(fetch(str(source)) if remote else source)
 
@@ -297,7 +312,7 @@ def _with_weights(
 ) -> Backbone:
     from rich.console import Console
 
-    found = load_pretrained(source, channel_order=channel_order)
+    found = load_pretrained(source, channel_order=channel_order, model=name)
     theirs = dict(found.checkpoint.architecture)
     if theirs["model"] != name:
         make(name)  # an unknown name has its own error
@@ -318,4 +333,4 @@ def _parts(names: Sequence[str]) -> list[str]:
 
 def _part(name: str) -> str:
     known = (f"{prefix}* ({what})" for prefix, what in BESIDE.items() if name.startswith(prefix))
-    return next(known, name.partition(".")[0])
+    return next(known, name.removeprefix("network.").partition(".")[0])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilevit.errors import UserError
+from mobilevit.networks import TimmNetwork
 
 STEM = "stem.conv.weight"
 OPTIONAL = ("head.", "final.")
@@ -69,7 +70,7 @@ def match(
 
     Args:
         tensors: a state dict under our names.
-        network: one of this package's networks.
+        network: one of this package's networks, or one of timm's.
         source: where the tensors come from, for the errors.
         optional: beginnings of the names that may stay new.
         new_head: leave the classifier new though it would fit.
@@ -81,12 +82,16 @@ def match(
         UserError: when a shape does not fit, or a tensor that is not optional is missing.
     """
     own = network.state_dict()
+    heads: tuple[str, ...] = ("head.",)
+    if isinstance(network, TimmNetwork):
+        heads = network.classifiers
+        optional = (*optional, *heads)
     chosen: dict[str, Tensor] = {}
     adapted, new = {}, []
     for name, mine in own.items():
         theirs = tensors.get(name)
         free = name.startswith(optional)
-        if theirs is None or (new_head and name.startswith("head.")):
+        if theirs is None or (new_head and name.startswith(heads)):
             if not free and not name.endswith("num_batches_tracked"):
                 raise UserError(f"{source}: it has no '{name}', which the network needs.")
             new.append(name)

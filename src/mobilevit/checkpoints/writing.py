@@ -23,11 +23,12 @@ from mobilevit.checkpoints.transfer import STEM
 from mobilevit.errors import UserError, unknown
 from mobilevit.files import PICKLES, make_folder, making, replacing
 from mobilevit.networks import VARIANTS
+from mobilevit.networks.timm import PREFIX
 
 _OTHERS = (".onnx", ".h5", ".tflite")
 _STRUCTURE = (
     *("stem_width", "widths", "head_width", "token_widths", "expansion", "ffn_expansion"),
-    *("heads", "patch_sizes", "output_stride"),
+    *("heads", "patch_sizes", "output_stride", "skip"),
 )
 """Numbers that make a network compute something else, besides ``layers``."""
 
@@ -81,6 +82,11 @@ def _check_holds(architecture: Mapping[str, Any], library: str, bare: bool) -> N
     """
     if library == OURS:
         return
+    if architecture["model"].startswith(PREFIX):
+        raise UserError(
+            f"{architecture['model']}: its tensors have timm's names already, after 'network.'; "
+            f"it is not turned into files for {library}."
+        )
     name, head = architecture["model"], architecture.get("head")
     usual = {**asdict(VARIANTS[name]), "output_stride": 32}
     if head:

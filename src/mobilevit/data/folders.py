@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mobilevit.data.decoding import EXTENSIONS
@@ -106,6 +106,17 @@ def read_folders(data: str | Path, val_fraction: float = 0.2) -> Folders:
     if train != data:
         ignored += _listing(data)[1]
     return Folders(names, tuple(kept), tuple(held_out), data, tuple(ignored))
+
+
+def hold_back(folders: Folders, fraction: float) -> Folders:
+    """Return the pictures to train on, split anew by their content; val is left out of it.
+
+    Args:
+        folders: the pictures.
+        fraction: the share of ``folders.train`` that becomes ``val``.
+    """
+    kept, held_out = _split(folders.train, fraction)
+    return replace(folders, train=tuple(kept), val=tuple(held_out))
 
 
 def pictures(paths: str | Path | Sequence[str | Path]) -> list[Path]:

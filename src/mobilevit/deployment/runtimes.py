@@ -226,9 +226,10 @@ class TorchPredictor:
                 f"{source}: it is a network for {checkpoint.contract.task}, which is not run here "
                 f"yet. Its backbone can be trained: mobilevit train PHOTOS --weights {source}"
             )
-        if checkpoint.architecture["in_chans"] != 3:
+        channels = checkpoint.architecture.get("in_chans", 3)
+        if channels != 3:
             raise UserError(
-                f"{source}: it takes {checkpoint.architecture['in_chans']} channels, and pictures "
+                f"{source}: it takes {channels} channels, and pictures "
                 f"have three here. {again} {source}"
             )
         if found.report.library != "mobilevit":

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any, Literal, overload
 
-from mobilevit.errors import unknown
+from mobilevit.errors import UserError, unknown
 from mobilevit.networks import mobilevit, mobilevitv2
 from mobilevit.networks.backbone import Backbone, BackboneConfig, FeatureExtractor
 from mobilevit.networks.deeplabv3 import DeepLabV3, DeepLabV3Config
 from mobilevit.networks.mobilevit import MobileViT, MobileViTConfig
 from mobilevit.networks.mobilevitv2 import MobileViTV2, MobileViTV2Config
 from mobilevit.networks.ssdlite import SSDLite, SSDLiteConfig
+from mobilevit.networks.timm import PREFIX, TimmNetwork, check_timm
 
 __all__ = [
     "VARIANTS",
@@ -28,6 +29,8 @@ __all__ = [
     "MobileViTV2Config",
     "SSDLite",
     "SSDLiteConfig",
+    "TimmNetwork",
+    "check_model",
     "create_model",
     "list_models",
 ]
@@ -97,3 +100,17 @@ def create_model(
 def list_models(pattern: str = "*") -> list[str]:
     """Return the names that ``create_model`` knows, those that match a shell pattern."""
     return sorted(fnmatch.filter(VARIANTS, pattern))
+
+
+def check_model(name: str) -> None:
+    """Do nothing if a network has this name, one of ``list_models()`` or one of timm's.
+
+    Raises:
+        MissingExtraError: for one of timm's, when timm is not installed.
+        UserError: for an unknown name, with the nearest right one.
+    """
+    if name.startswith(PREFIX):
+        check_timm(name)
+    elif name not in VARIANTS:
+        known = unknown("model", name, VARIANTS)
+        raise UserError(f"{known} Or one of timm's: {PREFIX}NAME.")

@@ -23,6 +23,8 @@ class MobileViTConfig(BackboneConfig):
 
     Attributes:
         heads: attention heads, at every stage.
+        skip: join the block's input to what the transformer made of it before the last convolution
+            (paper, Figure 1b); without it that convolution sees the latter alone.
         head_width: channels of the 1x1 convolution before pooling: in the paper's code four times
             the last stage's, 960 at the most.
     """
@@ -32,6 +34,7 @@ class MobileViTConfig(BackboneConfig):
     expansion: int = 4
     token_widths: tuple[int, int, int] = (144, 192, 240)
     heads: int = 4
+    skip: bool = True
     dropout: float = 0.1
     head_dropout: float = 0.1
     head_width: int = 640
@@ -93,7 +96,8 @@ class MobileViTBlock(nn.Module):
         self.transformer = nn.Sequential(*(TransformerLayer(width, config) for _ in range(layers)))
         self.norm = nn.LayerNorm(width)
         self.from_tokens = ConvNormAct(width, channels, 1)
-        self.fuse = ConvNormAct(2 * channels, channels, 3)
+        self.skip = config.skip
+        self.fuse = ConvNormAct((1 + self.skip) * channels, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.to_tokens(self.local(x))
@@ -106,7 +110,8 @@ class MobileViTBlock(nn.Module):
         y = fold(y, even, self.patch).permute(0, 3, 1, 2)
         if even != (height, width):
             y = F.interpolate(y, (height, width), mode="bilinear", align_corners=False)
-        return self.fuse(torch.cat((x, self.from_tokens(y)), dim=1))
+        y = self.from_tokens(y)
+        return self.fuse(torch.cat((x, y), dim=1) if self.skip else y)
 
 
 class MobileViT(Backbone):

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
 from mobilevit.checkpoints import Checkpoint, Pretrained, architecture, save_checkpoint
+from mobilevit.checkpoints.files import build
 from mobilevit.checkpoints.pretrained import OF_ITS_OWN, backbone_tensors
 from mobilevit.checkpoints.transfer import transfer
 from mobilevit.data.folders import Folders
@@ -20,8 +21,9 @@ from mobilevit.data.samplers import MultiScaleSampler
 from mobilevit.data.scan import usable_cores
 from mobilevit.deployment.contract import Contract
 from mobilevit.errors import UserError
-from mobilevit.networks import Backbone, create_model
+from mobilevit.networks import Backbone, TimmNetwork
 from mobilevit.networks.inference import optimize
+from mobilevit.networks.timm import PREFIX
 from mobilevit.tasks.base import Metric, Task
 from mobilevit.training.display import Display
 from mobilevit.training.parameters import freeze, parameter_groups
@@ -32,6 +34,8 @@ from mobilevit.training.state import Progress, data_hash, restore_tensors, train
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+Network = Backbone | TimmNetwork
 
 
 def fit(
@@ -86,7 +90,7 @@ def fit(
     raw = raw.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     frozen = freeze(raw, recipe.optimizer.freeze)
     average = averaged(raw, recipe.optimizer.ema_decay)
-    evaluated: Backbone = average.module if recipe.optimizer.ema_decay else raw  # type: ignore[assignment]
+    evaluated: Network = average.module if recipe.optimizer.ema_decay else raw  # type: ignore[assignment]
     optimizer = torch.optim.AdamW(parameter_groups(raw, recipe.optimizer), fused=True)
     progress = Progress(data=data_hash(folders.train, folders.source), processes=fabric.world_size)
     if saved is not None:
@@ -221,26 +225,29 @@ def fit(
             fabric.barrier()
 
 
-def _network(recipe: Recipe, contract: Contract, like: Checkpoint | None) -> Backbone:
+def _network(recipe: Recipe, contract: Contract, like: Checkpoint | None) -> Network:
     """Make the network of the recipe; what the recipe leaves open is that of a checkpoint."""
     theirs = like.architecture if like is not None else {"model": recipe.model_name}
     if theirs["model"] != recipe.model_name:
         raise UserError(f"the weights are of {theirs['model']}, not of {recipe.model_name}.")
-    numbers: dict[str, Any] = {
+    own = dataclasses.asdict(recipe.model)
+    numbers = own.pop("numbers") or {}
+    told: dict[str, Any] = {
+        **({"img_size": recipe.data.size} if recipe.model_name.startswith(PREFIX) else {}),
         **{key: value for key, value in theirs.items() if key not in OF_ITS_OWN},
-        **{key: v for key, v in dataclasses.asdict(recipe.model).items() if v is not None},
+        **{key: value for key, value in own.items() if value is not None},
+        **numbers,
+        "model": recipe.model_name,
         "num_classes": len(contract.class_names),
     }
-    numbers.pop("model", None)
-    network: Backbone = create_model(recipe.model_name, **numbers)
-    return network
+    return cast(Network, build(told))
 
 
 def _restored(
     saved: Checkpoint,
     fresh: Progress,
-    raw: Backbone,
-    evaluated: Backbone,
+    raw: Network,
+    evaluated: Network,
     optimizer: torch.optim.Optimizer,
     run: RunFolder,
 ) -> Progress:
@@ -279,7 +286,7 @@ def graphs(recipe: Recipe, full: bool) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def _evaluate(fabric: Fabric, network: Backbone, loader: DataLoader[Any], metric: Metric) -> Metric:
+def _evaluate(fabric: Fabric, network: Network, loader: DataLoader[Any], metric: Metric) -> Metric:
     """Run the inference form over the pictures of all processes."""
     if fabric.world_size > 1:  # batch-norm statistics are each process's own; the first's are saved
         for buffer in network.buffers():

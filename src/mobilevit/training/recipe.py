@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from mobilevit.errors import UserError, nearest, unknown
+from mobilevit.files import list_settings, read_settings
 
+PACKAGE = "mobilevit.recipes"
 DEFAULT_RECIPE = "photos"
 FINETUNE_RECIPE = "finetune"
 DEFAULT_MODEL = "mobilevit_xxs"
@@ -32,12 +33,43 @@ class Multiple(float):
         return f"{float(self):g}x"
 
 
+class Numbers(dict[str, Any]):
+    """Numbers of a network's configuration by name: `name=value` words on the command line."""
+
+    @classmethod
+    def read(cls, words: Sequence[str]) -> Numbers:
+        """Read words like ``layers=[1,1,1]``.
+
+        Raises:
+            ValueError: when one of them is not of this form.
+        """
+        import yaml
+
+        pairs = [word.partition("=") for word in words]
+        if any(not name or not value for name, _, value in pairs):
+            raise ValueError(f"{' '.join(words)} is not of the form name=value")
+        return cls.of({name: yaml.safe_load(value) for name, _, value in pairs})
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Numbers:
+        """Make them of plain Python; lists become tuples."""
+        return cls({k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    def words(self) -> list[str]:
+        """Return what ``read`` reads."""
+        return [f"{k}={list(v) if isinstance(v, tuple) else v}" for k, v in self.items()]
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Which network."""
 
     model: str | None = None
-    """Name of the network, of `mobilevit models`; none given: the weights', else mobilevit_xxs."""
+    """Name of the network, of `mobilevit models`, or timm:NAME for one of timm's; none given: the
+    weights', else mobilevit_xxs."""
+    numbers: Numbers | None = None
+    """Other numbers of its configuration, or of timm's network, for example layers=[1,1,1]; none
+    given: the weights', else its own."""
     patch_sizes: tuple[int, int, int] | None = None
     """Side of the last three stages' patches; none given: the weights', else the paper's 2 2 2."""
     dropout: float | None = None
@@ -107,7 +139,8 @@ class OptimizerConfig:
     ema_decay: float = 0.9995
     """Decay of the averaged weights that are evaluated and saved; 0: no averaging."""
     freeze: int = 0
-    """First blocks that are not trained, the stem being the first, of 12 (mobilevitv2: 10)."""
+    """First blocks that are not trained, the stem being the first, of 12 (mobilevitv2: 10; timm's:
+    a single one)."""
     head_lr: Multiple = field(default=Multiple(1))
     """Learning rate of the classifier, as a multiple of `lr`."""
     layer_lr: float = 1.0
@@ -270,8 +303,7 @@ class Recipe:
 
 def list_recipes() -> list[str]:
     """Return the names of the recipes that come with the package."""
-    folder = resources.files("mobilevit.recipes")
-    return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".yaml"))
+    return list_settings(PACKAGE)
 
 
 def load_recipe(name: str | Path) -> Recipe:
@@ -280,24 +312,7 @@ def load_recipe(name: str | Path) -> Recipe:
     Raises:
         UserError: when there is none of that name, or the file is no recipe.
     """
-    import yaml
-
-    if str(name).endswith((".yaml", ".yml")):
-        path = Path(name)
-        if not path.is_file():
-            raise UserError(f"{path}: there is no such recipe file.")
-        text = path.read_text(encoding="utf-8")
-    elif str(name) in list_recipes():
-        text = (resources.files("mobilevit.recipes") / f"{name}.yaml").read_text(encoding="utf-8")
-    else:
-        raise unknown("recipe", str(name), list_recipes())
-    try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{name}: this is no YAML ({error}).") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{name}: a recipe is sections of keys, not {type(values).__name__}.")
-    return Recipe.from_dict(values, str(name))
+    return Recipe.from_dict(read_settings(name, "recipe", PACKAGE), str(name))
 
 
 def _fields(section: str) -> tuple[Any, ...]:
@@ -313,6 +328,8 @@ def _plain(value: Any) -> Any:
     """Return a value of a field as YAML knows it."""
     if isinstance(value, Multiple):
         return float(value)
+    if isinstance(value, Numbers):
+        return {key: _plain(number) for key, number in value.items()}
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -332,6 +349,10 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
                 return tuple(_checked(v, h, where) for v, h in zip(value, inner, strict=False))
         wanted = "numbers" if args[-1] is Ellipsis else f"{len(args)} numbers"
         raise UserError(f"{where} is {value!r}, it must be a list of {wanted}.")
+    if hint is Numbers:
+        if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+            return Numbers.of(value)
+        raise UserError(f"{where} is {value!r}, it must be a section of names and numbers.")
     if hint in (float, Multiple) and not isinstance(value, bool):
         try:
             return hint(value)  # strings too: YAML 1.1 reads 1e-3 as one

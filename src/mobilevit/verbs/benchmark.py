@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobilevit.errors import UserError, nearest
+from mobilevit.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -178,6 +178,7 @@ def open_model(
     """
     from mobilevit.deployment.runtimes import OnnxPredictor, TorchPredictor
     from mobilevit.files import find_model
+    from mobilevit.weights import is_shipped
 
     path = Path(model)
     if path.suffix == ".onnx":
@@ -188,25 +189,28 @@ def open_model(
                 f"so not {size}. Leave the size out, or leave this model out."
             )
         return predictor
-    if path.exists() or path.suffix or len(path.parts) > 1:
+    if path.exists() or path.suffix or len(path.parts) > 1 or is_shipped(str(model)):
         from mobilevit.checkpoints import load_pretrained
 
         return TorchPredictor.from_pretrained(load_pretrained(model), threads, precision, size)
 
+    from mobilevit.checkpoints.files import build
     from mobilevit.deployment.contract import Contract
-    from mobilevit.networks import create_model, list_models
+    from mobilevit.networks import check_model
+    from mobilevit.networks.timm import PREFIX
 
     name = str(model)
-    if name not in list_models():
-        known = list_models()
-        raise UserError(
-            f"{name}: is no file, no run folder and no network.{nearest(name, known)} "
-            f"Networks: {', '.join(known)}."
-        )
+    try:
+        check_model(name)
+    except UserError as error:
+        raise UserError(f"{name}: is no file and no run folder; {error}") from error
     size = size or (256, 256)
     classes = tuple(str(i) for i in range(1000))
     contract = Contract("classification", classes, size, round(max(size) * 9 / 8))
-    return TorchPredictor(create_model(name), contract, path, name, threads, precision)
+    told = {"model": name, "num_classes": len(classes)}
+    if name.startswith(PREFIX):
+        told["img_size"] = max(size)
+    return TorchPredictor(build(told), contract, path, name, threads, precision)
 
 
 def _time_in_turn(

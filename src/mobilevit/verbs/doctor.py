@@ -24,6 +24,7 @@ EXTRAS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "hub": ("huggingface_hub",),
     "demo": ("scikit-learn",),
+    "timm": ("timm",),
 }
 """The optional libraries, by the extra of this package that installs them."""
 
@@ -35,6 +36,8 @@ _VERBS = {
     "export --format onnx": ("onnx",),
     "convert, doctor, models": (),
     "names on the Hugging Face hub": ("hub",),
+    "compare": ("train", "onnx"),
+    "networks of timm": ("timm",),
     "demo": ("train", "onnx", "demo"),
 }
 _MARKS = {"error": "[bold red]error[/]", "warning": "[yellow]warning[/]", "info": "[cyan]info[/]"}

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobilevit.errors import UserError, nearest, unknown
+from mobilevit.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mobilevit.data.folders import Folders, Sample
-    from mobilevit.deployment.preprocess import Batch
-
-SPLITS = ("val", "train", "all")
+    from mobilevit.verbs.robustness import Robustness
 
 
 @dataclass(frozen=True)
@@ -31,6 +27,7 @@ class Evaluation:
         metrics: of the task, for example ``{"top1": 0.63, …}``.
         unreadable: pictures that were left out, and why.
         seconds: for reading the pictures and running the network.
+        robustness: on corrupted and on resized pictures, if it was asked for.
     """
 
     model: dict[str, Any]
@@ -39,6 +36,7 @@ class Evaluation:
     metrics: dict[str, Any]
     unreadable: dict[str, str]
     seconds: float
+    robustness: Robustness | None = None
 
     @property
     def images_per_second(self) -> float:
@@ -56,6 +54,7 @@ class Evaluation:
             "unreadable": self.unreadable,
             "seconds": round(self.seconds, 3),
             "images_per_second": round(self.images_per_second, 1),
+            "robustness": self.robustness and self.robustness.to_dict(),
         }
 
     def print(self, console: Console) -> None:
@@ -83,6 +82,8 @@ class Evaluation:
         )
         for path, reason in self.unreadable.items():
             console.print(f"left out: {path}: {reason}", markup=False, soft_wrap=True)
+        if self.robustness:
+            self.robustness.print(console)
 
 
 def evaluate(
@@ -92,6 +93,7 @@ def evaluate(
     batch_size: int = 32,
     threads: int | None = None,
     output: str | Path | None = None,
+    robustness: bool = False,
 ) -> Evaluation:
     """Evaluate a network on labelled pictures.
 
@@ -107,14 +109,14 @@ def evaluate(
         batch_size: pictures run at a time.
         threads: threads that compute; by default as many as the runtime finds good.
         output: a file to write the result to, as JSON.
+        robustness: evaluate on corrupted and on resized pictures too, see ``robustness`` in
+            ``verbs/robustness.py``; on 500 pictures at most.
 
     Raises:
         UserError: when the model or the data cannot be used, or when the data have a class that
             the network does not know. A picture that cannot be read is no error: it is among
             ``unreadable``.
     """
-    if split not in SPLITS:
-        raise unknown("split", split, SPLITS)
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be 1 or more.")
     import numpy as np
@@ -123,113 +125,36 @@ def evaluate(
     from mobilevit.deployment.runtimes import load_predictor
     from mobilevit.files import write_text
     from mobilevit.tasks import get_task
+    from mobilevit.verbs.labelled import find_labelled, with_bar
+    from mobilevit.verbs.robustness import measure_robustness
 
     predictor = load_predictor(model, threads)
-    contract, origin = predictor.contract, predictor.origin
-    task = get_task(contract.task)
-    folders = task.read(data, origin.val_fraction if origin.is_at(data) else None)
-    samples, chosen = _choose(folders, split)
-    labels = _match(folders, samples, contract.class_names, str(predictor.path))
-    paths = [sample.path for sample in samples]
-    metric = task.metric(contract)
+    contract = predictor.contract
+    labelled = find_labelled(predictor, data, split)
+    metric = get_task(contract.task).metric(contract)
     unreadable: dict[str, str] = {}
     started = time.perf_counter()
-    for batch in _with_bar(batches(paths, contract, batch_size), len(paths)):
+    read = batches(labelled.paths, contract, batch_size)
+    for batch in with_bar(read, len(labelled), "evaluate"):
         unreadable |= {str(path): reason for path, reason in batch.unreadable.items()}
         if batch.positions:
-            targets = np.array([labels[position] for position in batch.positions])
+            targets = np.array([labelled.labels[position] for position in batch.positions])
             metric.update(predictor.run(batch.images), targets)
     seconds = time.perf_counter() - started
-    if len(unreadable) == len(paths):
-        first, reason = next(iter(unreadable.items()))
-        raise UserError(f"{data}: none of its {len(paths)} pictures can be read. {first}: {reason}")
+    labelled.check_readable(unreadable)
     evaluation = Evaluation(
-        predictor.describe(), str(data), chosen, metric.compute(), unreadable, seconds
+        predictor.describe(),
+        str(data),
+        labelled.split,
+        metric.compute(),
+        unreadable,
+        seconds,
+        measure_robustness(predictor, labelled, batch_size=batch_size) if robustness else None,
     )
     if output:
         text = json.dumps(evaluation.to_dict(), indent=2, ensure_ascii=False)
         write_text(Path(output), text + "\n")
     return evaluation
-
-
-def _choose(folders: Folders, split: str) -> tuple[list[Sample], str]:
-    """Return the pictures of a split, and which they are in words."""
-    if split == "all":
-        return [*folders.train, *folders.val], "all"
-    if not folders.val:
-        if split == "train":
-            raise UserError(
-                f"{folders.source}: has no val/ folder, and the network was not trained on this "
-                "very folder, so which pictures are to train on is not known. Use split 'all'."
-            )
-        return list(folders.train), "all of a folder without a split"
-    samples = folders.val if split == "val" else folders.train
-    if not samples:
-        raise UserError(f"{folders.source}: has no pictures in its {split} split.")
-    return list(samples), split
-
-
-def _match(
-    folders: Folders, samples: Iterable[Sample], known: tuple[str, ...], model: str
-) -> list[int]:
-    """Return for each sample the index of its class among those the network knows."""
-    exact = {name: index for index, name in enumerate(known)}
-    loose = _loose_names(known)
-    labels = []
-    for sample in samples:
-        name = folders.class_names[sample.label]
-        index = exact.get(name, loose.get(_loosely(name)))
-        if index is None:
-            raise UserError(
-                f"{folders.source}: has a class '{name}', which {model} does not know."
-                f"{nearest(name, known)} It knows: {_listed(known)}."
-            )
-        labels.append(index)
-    return labels
-
-
-def _loose_names(known: Sequence[str]) -> dict[str, int]:
-    """Return the classes by their names and synonyms, those that mean one class only.
-
-    Published weights say "tench, Tinca tinca" and "cassette player" where a folder is called
-    "tench" or "cassette_player".
-    """
-    owners: dict[str, set[int]] = {}
-    for index, name in enumerate(known):
-        for synonym in (name, *name.split(",")):
-            owners.setdefault(_loosely(synonym), set()).add(index)
-    return {name: owner.pop() for name, owner in owners.items() if len(owner) == 1}
-
-
-def _loosely(name: str) -> str:
-    return name.replace("_", " ").strip().casefold()
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return ", ".join(names[:10]) + more
-
-
-def _with_bar(found: Iterator[Batch], pictures: int) -> Iterator[Batch]:
-    """Show a progress bar with the time left on stderr, if that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    bar = Progress(
-        "evaluate",
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    with bar:
-        task = bar.add_task("", total=pictures)
-        for batch in found:
-            yield batch
-            bar.advance(task, len(batch.positions) + len(batch.unreadable))
 
 
 def _percent(share: float | None) -> str:

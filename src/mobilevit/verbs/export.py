@@ -103,10 +103,10 @@ def export(
     source, checkpoint = found.path, found.checkpoint
     if output is not None:
         path = Path(output)
-    elif Path(model).exists():
+    elif Path(model) in (source, source.parent):
         path = source.with_suffix(exporter.suffix)
-    else:  # it came from the hub
-        path = Path(str(model).partition("/")[2].partition("@")[0] + exporter.suffix)
+    else:  # it came from the hub or with the package
+        path = Path(str(model).partition("@")[0].rpartition("/")[2] + exporter.suffix)
     if path.suffix != exporter.suffix:
         raise UserError(f"{path}: the name of an {format} file ends in {exporter.suffix}.")
     if path.exists() and not exporter.made(path):

@@ -33,12 +33,14 @@ class Row:
         parameters: at 1000 classes.
         multiply_adds: of one picture, attention's matrix products included.
         published_top1: on ImageNet-1k in percent, as the authors give it.
+        weights: names of its weights that come with the package.
     """
 
     name: str
     parameters: int
     multiply_adds: int
     published_top1: float | None
+    weights: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,15 @@ class Models:
         table = Table("name", caption="top-1: ImageNet-1k, as the authors give it")
         for column in ("parameters", f"multiply-adds at {self.size} px", "top-1"):
             table.add_column(column, justify="right")
+        table.add_column("comes with")
         for row in self.rows:
             top1 = "" if row.published_top1 is None else f"{row.published_top1} %"
             table.add_row(
-                row.name, f"{row.parameters:,}", f"{row.multiply_adds / 1e6:,.0f} M", top1
+                row.name,
+                f"{row.parameters:,}",
+                f"{row.multiply_adds / 1e6:,.0f} M",
+                top1,
+                ", ".join(row.weights),
             )
         console.print(table)
 
@@ -80,6 +87,7 @@ def models(pattern: str = "*", size: int = 256) -> Models:
     from mobilevit.deployment.cost import count_multiply_adds, count_parameters
     from mobilevit.errors import unknown
     from mobilevit.networks import create_model, list_models
+    from mobilevit.weights import list_weights, network_of
 
     names = list_models(pattern)
     if not names:
@@ -88,5 +96,6 @@ def models(pattern: str = "*", size: int = 256) -> Models:
     for name in names:
         network = create_model(name)
         cost = count_multiply_adds(network, (size, size))
-        rows.append(Row(name, count_parameters(network), cost, PUBLISHED.get(name)))
+        weights = tuple(known for known in list_weights() if network_of(known) == name)
+        rows.append(Row(name, count_parameters(network), cost, PUBLISHED.get(name), weights))
     return Models(tuple(rows), size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from mobilevit.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from mobilevit.deployment.runtimes import Predictor
     from mobilevit.tasks import Prediction
 
 
@@ -60,24 +62,29 @@ class Predictions(Sequence["Prediction"]):
 
 
 def predict(
-    model: str | Path,
-    pictures: Sequence[str | Path],
+    model: str | Path | None = None,
+    pictures: str | Path | Sequence[str | Path] | None = None,
     top: int = 5,
     threads: int | None = None,
     batch_size: int = 16,
 ) -> Predictions:
     """Predict what is on pictures.
 
+    ``predict(MODEL, PICTURES)``, or ``predict("photo.jpg")`` and ``predict(pictures=PICTURES)``:
+    where no model is named, the smallest network that comes with the package answers, and that is
+    said on standard error.
+
     Args:
-        model: whatever ``load_predictor`` takes; an ``.onnx`` file needs no torch.
+        model: whatever ``load_predictor`` takes; an ``.onnx`` file needs no torch. Without
+            ``pictures`` it is what to look at, if ``split_words`` finds no model in it.
         pictures: files, folders (searched to their depth) and patterns like ``"photos/*.jpg"``.
         top: answers for each picture, 1 or more.
         threads: threads that compute; by default as many as the runtime finds good.
         batch_size: pictures run at a time.
 
     Raises:
-        UserError: when the model cannot be used, or one of ``pictures`` names nothing. A picture
-            that cannot be read is no error: it is among ``unreadable``.
+        UserError: when the model cannot be used, or ``pictures`` or one of them names nothing. A
+            picture that cannot be read is no error: it is among ``unreadable``.
     """
     from mobilevit.data.folders import pictures as find_pictures
     from mobilevit.deployment.preprocess import batches
@@ -87,8 +94,10 @@ def predict(
     for name, value in (("top", top), ("batch_size", batch_size)):
         if value < 1:
             raise UserError(f"{name} is {value}; it must be 1 or more.")
+    if pictures is None:
+        model, pictures = split_words([] if model is None else [model])
     paths = find_pictures(pictures)
-    predictor = load_predictor(model, threads)
+    predictor = _load_shipped(threads) if model is None else load_predictor(model, threads)
     task = get_task(predictor.contract.task)
     items: list[Prediction] = []
     unreadable: dict[str, str] = {}
@@ -101,3 +110,65 @@ def predict(
             items += task.decode(outputs, predictor.contract, names, top)
     seconds = time.perf_counter() - started
     return Predictions(str(predictor.path), tuple(items), unreadable, seconds)
+
+
+def split_words(words: Sequence[str | Path]) -> tuple[str | Path | None, Sequence[str | Path]]:
+    """Tell the model from the pictures, where there is one among the words.
+
+    The first word is no model if it ends like a picture, is a pattern, or is a folder without
+    weights. A name that comes with the package, as ``"imagenette"``, is a model though there be
+    such a folder, whose name is then written ``"./imagenette"``.
+
+    Returns:
+        The model or none, and the pictures.
+
+    Raises:
+        UserError: when there are no pictures.
+    """
+    from mobilevit.weights import is_shipped
+
+    if not words:
+        raise UserError("predict needs pictures: files, folders or patterns like 'photos/*.jpg'.")
+    first, *others = words
+    if not _is_model(first):
+        return None, words
+    if not others:
+        named = is_shipped(str(first)) and Path(first).is_dir()
+        raise UserError(
+            f"{first}: it is taken for a model, and no pictures are named after it. Write: "
+            f"mobilevit predict [MODEL] PICTURES{f', and ./{first} for the folder' * named}."
+        )
+    return first, others
+
+
+def _is_model(word: str | Path) -> bool:
+    from mobilevit.data.folders import is_picture
+    from mobilevit.files import has_weights
+    from mobilevit.weights import is_shipped
+
+    path = Path(word)
+    if is_picture(path):
+        return False
+    if has_weights(path) or (isinstance(word, str) and is_shipped(word)):
+        return True
+    return not path.is_dir() and not glob.has_magic(str(word))
+
+
+def _load_shipped(threads: int | None) -> Predictor:
+    """Open the network that answers where none is named, and say which it is."""
+    from rich.console import Console
+
+    from mobilevit.deployment.runtimes import load_predictor
+    from mobilevit.weights import shipped
+
+    predictor = load_predictor(shipped(), threads)
+    names = predictor.contract.class_names
+    Console(stderr=True).print(
+        f"{predictor.path.stem} answers, for no model is named. It knows {len(names)} classes and "
+        f"nothing else: {', '.join(names)}. For another: mobilevit predict MODEL PICTURES",
+        style="dim",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    return predictor

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from rich.console import Console
 from rich.markup import escape
 
-from mobilevit.errors import UserError, require, unknown
+from mobilevit.errors import UserError, require
 from mobilevit.training.recipe import DEFAULT_RECIPE, FINETUNE_RECIPE, Recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from mobilevit.checkpoints import Checkpoint, Pretrained
     from mobilevit.data.folders import Folders
+    from mobilevit.data.scan import Scan
+    from mobilevit.tasks import Task
     from mobilevit.training.run_folder import RunFolder
 
 NAMED = 5
@@ -109,25 +111,57 @@ def train(
         chosen = chosen.override(**settings)
         folders = task.read(data, chosen.data.val_fraction)
         if weights is not None:
-            start = load_pretrained(weights, channel_order=channel_order)
+            start = load_pretrained(weights, channel_order=channel_order, model=chosen.model.model)
         chosen = _with_network(chosen, start)
-        run = RunFolder(free_folder(output, f"{Path(data).resolve().name}-{chosen.model_name}"))
+        name = f"{Path(data).resolve().name}-{chosen.model_name.replace(':', '-')}"
+        run = RunFolder(free_folder(output, name))
+    return train_folders(task, folders, chosen, run, saved, start, check, progress)
+
+
+def train_folders(
+    task: Task,
+    folders: Folders,
+    recipe: Recipe,
+    run: RunFolder,
+    saved: Checkpoint | None = None,
+    start: Pretrained | None = None,
+    check: bool = True,
+    progress: bool = True,
+    draw: bool = True,
+) -> Run:
+    """Train on pictures that are found already; see ``train`` and ``fit``.
+
+    Args:
+        task: what is learnt.
+        folders: the pictures.
+        recipe: how.
+        run: the run folder.
+        saved: the training state to go on from.
+        start: a network to start from.
+        check: read every picture once before training, leave out the unreadable.
+        progress: show progress bars.
+        draw: draw what the network does on the val pictures.
+    """
     require("lightning_fabric", "train")
     require("matplotlib", "train")
+    from mobilevit.checkpoints import load_checkpoint
+    from mobilevit.data.scan import Scan, scan
     from mobilevit.training.curves import draw_curves
     from mobilevit.training.display import Display
     from mobilevit.training.fit import fit
     from mobilevit.training.memory import keep_memory
 
     keep_memory()
-    fabric = _fabric(chosen, run)
+    fabric = _fabric(recipe, run)
     display = Display(enabled=fabric.is_global_zero, bars=progress)
     if check:
-        folders = _checked(folders, fabric, display, progress)
-    fit(fabric, task, chosen, folders, run, saved, start, display)
+        scanned = scan(folders, progress=progress) if fabric.is_global_zero else None
+        folders = checked(folders, cast(Scan, fabric.broadcast(scanned)), display.console)
+    fit(fabric, task, recipe, folders, run, saved, start, display)
     if fabric.is_global_zero:
         draw_curves(run.curves, run.rows(), task.primary)
-        task.draw_run(run.best, folders, run.path)
+        if draw:
+            task.draw_run(run.best, folders, run.path)
     fabric.barrier()
     return Run(run.path, load_checkpoint(run.best).metrics)
 
@@ -138,10 +172,9 @@ def _with_network(recipe: Recipe, start: Pretrained | None) -> Recipe:
     Raises:
         UserError: for an unknown network, or weights of another one than the recipe names.
     """
-    from mobilevit.networks import list_models
+    from mobilevit.networks import check_model
 
-    if recipe.model_name not in list_models():
-        raise unknown("model", recipe.model_name, list_models())
+    check_model(recipe.model_name)
     if start is None:
         return recipe.override(model=recipe.model_name)
     found = start.checkpoint.architecture
@@ -152,29 +185,27 @@ def _with_network(recipe: Recipe, start: Pretrained | None) -> Recipe:
             f"{recipe.model.model}. Ask for model={theirs} (--model {theirs}), or use a recipe "
             f"that names none, like {FINETUNE_RECIPE}."
         )
-    patches = recipe.model.patch_sizes or found["patch_sizes"]
+    patches = recipe.model.patch_sizes or found.get("patch_sizes")
     return recipe.override(model=theirs, patch_sizes=patches)
 
 
-def _checked(folders: Folders, fabric: Fabric, display: Any, progress: bool) -> Folders:
-    """Read every picture once, say what is wrong, leave out the unreadable.
+def checked(folders: Folders, result: Scan, console: Console) -> Folders:
+    """Say what a scan found wrong, and leave out the unreadable.
 
     Raises:
         UserError: when training would teach nothing, for example with an empty class.
     """
-    from mobilevit.data.scan import Scan, drop_unreadable, scan
+    from mobilevit.data.scan import drop_unreadable
 
-    scanned = scan(folders, progress=progress) if fabric.is_global_zero else None
-    result = cast(Scan, fabric.broadcast(scanned))
     colours = {"error": "red", "warning": "yellow"}
     for finding in result.findings:
         if finding.severity in colours:
             colour = colours[finding.severity]
-            display.console.print(f"[{colour}]{finding.severity}[/] {escape(finding.message)}")
+            console.print(f"[{colour}]{finding.severity}[/] {escape(finding.message)}")
             for path in finding.paths[:NAMED]:
-                display.console.print(f"  {path}", markup=False, soft_wrap=True)
+                console.print(f"  {path}", markup=False, soft_wrap=True)
             if len(finding.paths) > NAMED:
-                display.console.print(f"  and {len(finding.paths) - NAMED} more")
+                console.print(f"  and {len(finding.paths) - NAMED} more")
     fatal = [f for f in result.errors if f.check != "unreadable-picture"]
     if fatal:
         raise UserError(

@@ -1,0 +1,1 @@
+"""Studies: several networks, or several recipes, trained side by side."""

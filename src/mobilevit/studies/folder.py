@@ -1,0 +1,207 @@
+"""What a study leaves on disk, and what can be read from it at any moment.
+
+::
+
+    ENTRY/rate-0.002/   the run folder of a short training that tries a learning rate
+    ENTRY/seed-0/       the run folder of a training whose result counts
+    measures.json       cost, latency and robustness of the networks of seed 0
+    results.json        all that is known so far
+    README.md           the same as tables
+    accuracy.png        top-1 against parameters, multiply-adds and latency
+    curves.png          train and val over the epochs
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from mobilevit.errors import UserError
+from mobilevit.studies.study import Entry, Study
+from mobilevit.training.recipe import Recipe, load_recipe
+from mobilevit.training.run_folder import RunFolder
+
+_OF_NO_CONSEQUENCE = {"workers": None, "save_steps": 500}
+"""Settings that a training may be taken up again without."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training that is done.
+
+    Attributes:
+        seed: its seed.
+        rows: the metrics of its epochs, as in ``metrics.jsonl``.
+    """
+
+    seed: int
+    rows: tuple[Mapping[str, Any], ...]
+
+    @property
+    def last(self) -> Mapping[str, Any]:
+        """The metrics after the last epoch: no epoch is chosen by val."""
+        return self.rows[-1]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What is known of an entry so far.
+
+    Attributes:
+        entry: what it is.
+        tried: the value on the held-back part that each learning rate reached.
+        rate: the learning rate chosen, or the only one; none as long as it is not known.
+        trained: the trainings that are done.
+        measures: cost, latency and robustness, empty as long as they are not measured.
+        metric: the name of the value that counts.
+    """
+
+    entry: Entry
+    tried: Mapping[float, float]
+    rate: float | None
+    trained: tuple[Trained, ...]
+    measures: Mapping[str, Any]
+    metric: str
+
+    @property
+    def values(self) -> list[float]:
+        """What each training reached on val after its last epoch."""
+        return [run.last[f"val_{self.metric}"] for run in self.trained]
+
+    @property
+    def mean(self) -> float | None:
+        """Their mean."""
+        return mean(self.values) if self.trained else None
+
+    @property
+    def spread(self) -> float | None:
+        """Their standard deviation; one training has none."""
+        return stdev(self.values) if len(self.trained) > 1 else None
+
+    @property
+    def gap(self) -> float | None:
+        """How much higher train is than val after the last epoch, on average."""
+        gaps = [r.last[f"train_{self.metric}"] - r.last[f"val_{self.metric}"] for r in self.trained]
+        return mean(gaps) if gaps else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Time of a training without evaluation, on average."""
+        return mean(run.last["seconds"] for run in self.trained) if self.trained else None
+
+    @property
+    def at_the_edge(self) -> bool:
+        """Whether the rate chosen is the lowest or highest tried: a better one may lie beyond."""
+        return len(self.tried) > 1 and self.rate in (min(self.tried), max(self.tried))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain Python."""
+        return {
+            "name": self.entry.name,
+            "group": self.entry.group,
+            "settings": dict(self.entry.settings),
+            "paper": self.entry.paper,
+            "tried": {f"{rate:g}": value for rate, value in self.tried.items()},
+            "rate": self.rate,
+            f"val_{self.metric}": self.mean,
+            "spread": self.spread,
+            "train_minus_val": self.gap,
+            "seconds": self.seconds,
+            "seeds": [run.seed for run in self.trained],
+            "runs": [dict(run.last) for run in self.trained],
+            **self.measures,
+        }
+
+
+class StudyFolder:
+    """The folder of a study on disk, which need not exist yet.
+
+    Args:
+        path: the folder.
+        study: what is compared.
+        metric: the name of the value that counts, ``"top1"``.
+    """
+
+    def __init__(self, path: Path, study: Study, metric: str) -> None:
+        self.path = path
+        self.study = study
+        self.metric = metric
+        self.measures = path / "measures.json"
+
+    def tuning(self, entry: Entry, rate: float) -> RunFolder:
+        """Return the run folder that tries a learning rate."""
+        return RunFolder(self.path / entry.slug / f"rate-{rate:g}")
+
+    def final(self, entry: Entry, seed: int) -> RunFolder:
+        """Return the run folder of a training whose result counts."""
+        return RunFolder(self.path / entry.slug / f"seed-{seed}")
+
+    def rate(self, entry: Entry) -> float | None:
+        """Return the rate that reached most, of equals the lower; none while some are open."""
+        rates = sorted(self.study.rates)
+        if len(rates) == 1:
+            return rates[0]
+        tried = self._tried(entry)
+        return max(rates, key=lambda rate: tried[rate]) if len(tried) == len(rates) else None
+
+    def results(self) -> tuple[Result, ...]:
+        """Return what is known of every entry."""
+        measured = json.loads(self.measures.read_text()) if self.measures.is_file() else {}
+        return tuple(self._result(entry, measured) for entry in self.study.entries)
+
+    def _result(self, entry: Entry, measured: Mapping[str, Any]) -> Result:
+        rate = self.rate(entry)
+        trained = []
+        if rate is not None:
+            for seed in range(self.study.seeds):
+                recipe = self.study.final(entry, rate, seed)
+                if rows := finished(self.final(entry, seed), recipe):
+                    trained.append(Trained(seed, tuple(rows)))
+        return Result(
+            entry,
+            self._tried(entry),
+            rate,
+            tuple(trained),
+            measured.get(entry.slug, {}),
+            self.metric,
+        )
+
+    def _tried(self, entry: Entry) -> dict[float, float]:
+        if len(self.study.rates) == 1:
+            return {}
+        tried = {}
+        for rate in self.study.rates:
+            rows = finished(self.tuning(entry, rate), self.study.tuning(entry, rate))
+            if rows:
+                tried[rate] = rows[-1][f"val_{self.metric}"]
+        return tried
+
+
+def finished(run: RunFolder, recipe: Recipe) -> list[dict[str, Any]]:
+    """Return the metrics of a run's epochs if all of them are done, else nothing.
+
+    Raises:
+        UserError: when the run has another recipe.
+    """
+    if not run.recipe.is_file():
+        return []
+    theirs = load_recipe(run.recipe).override(**_OF_NO_CONSEQUENCE)
+    recipe = recipe.override(**_OF_NO_CONSEQUENCE)
+    if theirs != recipe:
+        ours, other = recipe.to_dict(), theirs.to_dict()
+        differing = [
+            f"{key} {other[section][key]} there, {value} here"
+            for section, values in ours.items()
+            for key, value in values.items()
+            if other[section][key] != value
+        ]
+        raise UserError(
+            f"{run.path}: it was trained with other settings ({'; '.join(differing)}). "
+            "Choose another output, or the settings of that one."
+        )
+    rows = run.rows()
+    return rows if len(rows) == recipe.training.epochs and run.last.is_file() else []

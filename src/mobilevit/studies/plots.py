@@ -1,0 +1,87 @@
+"""The plots of a study."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mobilevit.studies.folder import Result
+
+COSTS = {
+    "backbone_parameters": ("parameters without the classifier, M", 1e-6),
+    "multiply_adds": ("multiply-adds, M", 1e-6),
+    "onnx_ms": ("ONNX Runtime, one thread, ms", 1.0),
+}
+
+
+def draw_accuracy(path: Path, results: Sequence[Result]) -> None:
+    """Draw the metric against what the networks cost, a line for each family; none: no picture.
+
+    Args:
+        path: the PNG to write.
+        results: of the study; those that are not trained and measured yet are left out.
+    """
+    done = [result for result in results if result.trained and result.measures]
+    if not done:
+        return
+    families: dict[str, list[Result]] = {}
+    for result in done:
+        families.setdefault(family(result.entry.name), []).append(result)
+    figure = Figure(figsize=(5 * len(COSTS), 4.2), layout="constrained")
+    for axes, (cost, (label, scale)) in zip(
+        figure.subplots(1, len(COSTS)), COSTS.items(), strict=True
+    ):
+        for name, members in families.items():
+            points = sorted((r.measures[cost] * scale, r.mean or 0, r.spread or 0) for r in members)
+            x, y, spread = zip(*points, strict=True)
+            axes.errorbar(x, [v * 100 for v in y], [s * 100 for s in spread], fmt="o-", label=name)
+        _label(axes, label)
+        axes.set_xscale("log")
+    figure.axes[0].set_ylabel(f"{done[0].metric} on val, %")
+    figure.axes[0].legend()
+    figure.savefig(path, dpi=110)
+
+
+def draw_curves(path: Path, results: Sequence[Result]) -> None:
+    """Draw train and val over the epochs, a field for each group; seed 0 alone.
+
+    Args:
+        path: the PNG to write.
+        results: of the study; those that are not trained yet are left out.
+    """
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        if result.trained:
+            groups.setdefault(result.entry.group, []).append(result)
+    if not groups:
+        return
+    figure = Figure(figsize=(5 * len(groups), 4.2), layout="constrained")
+    for axes, (group, members) in zip(
+        figure.subplots(1, len(groups), squeeze=False).flat, groups.items(), strict=True
+    ):
+        for i, result in enumerate(members):
+            rows = result.trained[0].rows
+            epochs = [row["epoch"] for row in rows]
+            for part, style in (("val", "-"), ("train", ":")):
+                values = [row[f"{part}_{result.metric}"] * 100 for row in rows]
+                label = result.entry.name if part == "val" else None
+                axes.plot(epochs, values, style, color=f"C{i}", label=label)
+        _label(axes, "epoch")
+        axes.set_title(group)
+        axes.legend(fontsize=8)
+    figure.axes[0].set_ylabel(f"{members[0].metric}, %: val, and train dotted")
+    figure.savefig(path, dpi=110)
+
+
+def family(name: str) -> str:
+    """Return the first word of a network's name: MobileViT of MobileViT-XXS."""
+    return re.split(r"[-_ ]", name.removeprefix("timm:"), maxsplit=1)[0]
+
+
+def _label(axes: Axes, text: str) -> None:
+    axes.set_xlabel(text)
+    axes.grid(alpha=0.3)

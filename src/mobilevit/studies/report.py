@@ -1,0 +1,225 @@
+"""What a study found, as tables, plots and JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilevit.files import write_text
+from mobilevit.studies.folder import Result, StudyFolder
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mobilevit.data.folders import Folders
+
+Row = tuple[str, ...]
+"""The cells of a line of a table."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a study found so far.
+
+    Attributes:
+        name: of the study.
+        folder: where everything is.
+        data: name of the folder of the pictures.
+        val: pictures that the networks are judged by.
+        results: one for each entry.
+        seeds: trainings that each entry is to have.
+        epochs: of each, as the study's recipe has it.
+        machine: processor and versions of what ran.
+        date: when this was written.
+    """
+
+    name: str
+    folder: Path
+    data: str
+    val: int
+    results: tuple[Result, ...]
+    seeds: int
+    epochs: int
+    machine: str
+    date: str
+
+    @property
+    def missing(self) -> int:
+        """Trainings whose result is to come."""
+        return sum(self.seeds - len(result.trained) for result in self.results)
+
+    @property
+    def heading(self) -> str:
+        """What this is and how complete, in a sentence or two."""
+        text = (
+            f"{self.name} on {self.data}: {self.epochs} epochs, {self.date}, {self.machine}. "
+            f"Top-1 on {self.val:,} val pictures after the last epoch, in percent, mean ± standard "
+            "deviation over the trainings whose number stands behind it."
+        )
+        if self.missing:
+            total = self.seeds * len(self.results)
+            text += f" UNFINISHED: {self.missing} of {total} trainings are to come."
+        return text
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain Python."""
+        return {
+            "study": self.name,
+            "data": self.data,
+            "val": self.val,
+            "date": self.date,
+            "machine": self.machine,
+            "epochs": self.epochs,
+            "seeds": self.seeds,
+            "missing": self.missing,
+            "results": [result.to_dict() for result in self.results],
+        }
+
+    def tables(self) -> dict[str, tuple[Row, list[Row]]]:
+        """Return titles, and for each a header and rows; what nobody measured is left out."""
+        tables = {"Accuracy and cost": _filled(_ACCURACY, self.results)}
+        if self.results[0].entry.paper is not None:
+            tables["Beside the paper"] = _beside_the_paper(self.results, self.val)
+        tough = [result for result in self.results if "robustness" in result.measures]
+        if tough:
+            tables["Robustness, top-1"] = _robustness(tough)
+        return tables
+
+    def print(self, console: Console) -> None:
+        """Print the tables and where everything is."""
+        from rich.markup import escape
+        from rich.table import Column, Table
+
+        for title, (header, rows) in self.tables().items():
+            columns = (
+                Column(name, justify="right" if i else "left") for i, name in enumerate(header)
+            )
+            table = Table(*columns, title=title)
+            for row in rows:
+                table.add_row(*map(escape, row))
+            console.print(table)
+        console.print(self.heading, markup=False)
+        console.print(f"Everything is in {self.folder}/", markup=False)
+
+    def to_markdown(self) -> str:
+        """Return the tables for a README."""
+        parts = [f"# {self.name}", self.heading]
+        for title, (header, rows) in self.tables().items():
+            rule = ("---", *["---:"] * (len(header) - 1))
+            lines = ["| " + " | ".join(row) + " |" for row in (header, rule, *rows)]
+            parts += [f"## {title}", "\n".join(lines)]
+        return "\n\n".join(parts) + "\n"
+
+
+def write_report(folder: StudyFolder, folders: Folders) -> Comparison:
+    """Write the tables, the plots and the JSON of what is known, and return it.
+
+    Args:
+        folder: of the study.
+        folders: the pictures.
+    """
+    from mobilevit.studies.plots import draw_accuracy, draw_curves
+    from mobilevit.verbs.doctor import doctor
+
+    machine = doctor().machine
+    versions = ", ".join(
+        f"{name} {version}"
+        for name, version in machine.versions.items()
+        if name in ("mobilevit", "torch", "timm", "onnxruntime") and version
+    )
+    comparison = Comparison(
+        folder.study.name,
+        folder.path,
+        folders.source.resolve().name,
+        len(folders.val),
+        folder.results(),
+        folder.study.seeds,
+        folder.study.recipe.training.epochs,
+        f"{machine.cpu}, {machine.cores} cores, {versions}",
+        datetime.now(timezone.utc).date().isoformat(),
+    )
+    write_text(folder.path / "results.json", json.dumps(comparison.to_dict(), indent=2))
+    write_text(folder.path / "README.md", comparison.to_markdown())
+    draw_accuracy(folder.path / "accuracy.png", comparison.results)
+    draw_curves(folder.path / "curves.png", comparison.results)
+    return comparison
+
+
+def _top1(result: Result) -> str:
+    if result.mean is None:
+        return ""
+    spread = "" if result.spread is None else f" ± {result.spread:.1%}".rstrip("%")
+    return f"{result.mean * 100:.1f}{spread} ({len(result.trained)})"
+
+
+def _number(value: float | None, digits: int, scale: float = 1.0) -> str:
+    return "" if value is None else f"{value * scale:,.{digits}f}"
+
+
+_ACCURACY: dict[str, Callable[[Result], str]] = {
+    "network": lambda r: r.entry.name,
+    "group": lambda r: r.entry.group,
+    "params M": lambda r: _number(r.measures.get("backbone_parameters"), 2, 1e-6),
+    "MACs M": lambda r: _number(r.measures.get("multiply_adds"), 0, 1e-6),
+    "top-1 % (runs)": _top1,
+    "train − val": lambda r: _number(r.gap, 1, 100),
+    "PyTorch ms": lambda r: _number(r.measures.get("pytorch_ms"), 1),
+    "ONNX ms": lambda r: _number(r.measures.get("onnx_ms"), 1),
+    "training min": lambda r: _number(r.seconds, 1, 1 / 60),
+    "lr": lambda r: "" if r.rate is None else f"{r.rate:g}" + (" (edge)" if r.at_the_edge else ""),
+}
+
+
+def _filled(
+    columns: dict[str, Callable[[Result], str]], results: Sequence[Result]
+) -> tuple[Row, list[Row]]:
+    """Return the columns that have something to say."""
+    cells = {name: [cell(result) for result in results] for name, cell in columns.items()}
+    kept = {name: values for name, values in cells.items() if any(values)}
+    return tuple(kept), list(zip(*kept.values(), strict=True))
+
+
+def _beside_the_paper(results: Sequence[Result], val: int) -> tuple[Row, list[Row]]:
+    """Return what each entry with a number of the paper differs from the first, here and there.
+
+    A difference here is too small to tell if it is less than twice the standard error of the
+    difference of two shares of ``val`` pictures; that two trainings differ comes on top of it.
+    """
+    base = results[0]
+    header = ("entry", "here", "difference", "paper", "difference", "the same way")
+    rows = []
+    for result in results:
+        if result.entry.paper is None or base.entry.paper is None:
+            continue
+        cells = [result.entry.name, _top1(result), "", _number(result.entry.paper, 1), "", ""]
+        if result is not base:
+            theirs = result.entry.paper - base.entry.paper
+            cells[4] = f"{theirs:+.1f}"
+            if result.mean is not None and base.mean is not None:
+                here = result.mean - base.mean
+                noise = 2 * math.sqrt(2 * base.mean * (1 - base.mean) / val)
+                cells[2] = f"{here * 100:+.1f}"
+                agrees = "yes" if here * theirs > 0 else "no"
+                cells[5] = "too close to tell" if abs(here) < noise else agrees
+        rows.append(tuple(cells))
+    return header, rows
+
+
+def _robustness(results: Sequence[Result]) -> tuple[Row, list[Row]]:
+    """Return a line for each network: corruptions averaged over strengths, and other sizes."""
+    found = [result.measures["robustness"] for result in results]
+    names = list(found[0]["corrupted"])
+    sizes = list(dict.fromkeys(size for told in found for size in told["sizes"]))
+    header = ("network", "clean", *names, "mean", "of clean", *(f"{size} px" for size in sizes))
+    rows = []
+    for result, told in zip(results, found, strict=True):
+        means = [sum(told["corrupted"][name]) / len(told["corrupted"][name]) for name in names]
+        shares = [told["clean"], *means, told["mean"], told["relative"]]
+        shares += [told["sizes"].get(size) for size in sizes]
+        rows.append((result.entry.name, *(_number(share, 1, 100) for share in shares)))
+    return header, rows
