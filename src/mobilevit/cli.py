@@ -6,7 +6,6 @@ import json as json_
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +15,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from mobilevit.errors import UserError, unknown
-from mobilevit.studies.study import DEFAULT_STUDY, Study, load_study
+from mobilevit.studies.study import DEFAULT_STUDY, load_study
 from mobilevit.training.recipe import (
     DEFAULT_RECIPE,
     FINETUNE_RECIPE,
@@ -308,7 +307,7 @@ def _compare(arguments: Sequence[str]) -> Callable[..., int]:
         *,
         study: str = DEFAULT_STUDY,
         models: tuple[str, ...] | None = None,
-        recipe: str = DEFAULT_RECIPE,
+        recipe: str | None = None,
         output: Path | None = None,
         only: tuple[str, ...] | None = None,
         seeds: int | None = None,
@@ -323,8 +322,9 @@ def _compare(arguments: Sequence[str]) -> Callable[..., int]:
             study: Name of a study or a YAML file: what is compared.
             models: Networks to compare instead, names of `mobilevit models` or timm:NAME; none
                 given: those of the study.
-            recipe: What --models are trained with; the settings below are this recipe's.
-            output: Folder of the study, which may be begun; none given: runs/compare-STUDY.
+            recipe: What --models are trained with; none given: photos. The settings below are
+                this recipe's, or the study's.
+            output: Folder of the study, which may be begun; none given: runs/compare-STUDY-DATA.
             only: Entries or groups of the study to work on now; none given: all.
             seeds: Trainings of each; none given: as the study says.
             measure: Measure cost, latency and robustness when the trainings are done.
@@ -332,16 +332,24 @@ def _compare(arguments: Sequence[str]) -> Callable[..., int]:
         """
         from mobilevit.verbs.compare import compare as verb
 
-        asked = Study.of_models(models, settings) if models else load_study(study)
-        asked = replace(asked, recipe=settings)
+        before, now = defaults.to_dict(), settings.to_dict()
+        changed = {
+            key: value
+            for section, values in now.items()
+            for key, value in values.items()
+            if value != before[section][key]
+        }
         done = verb(
             data,
-            asked,
+            study,
+            models=models or (),
+            recipe=recipe,
             output=output,
             only=only or (),
             seeds=seeds,
             measure=measure,
             progress=progress,
+            **changed,
         )
         return _show(done, json)
 

@@ -16,6 +16,10 @@ class MissingExtraError(UserError, ImportError):
     """An optional library is not installed; the message has the pip line that installs it."""
 
 
+class DivergedError(UserError):
+    """A training's loss is no number any more."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the closest of ``known``, or an empty string."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

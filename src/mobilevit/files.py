@@ -139,7 +139,10 @@ def read_settings(name: str | Path, kind: str, package: str) -> dict[str, Any]:
         path = Path(name)
         if not path.is_file():
             raise UserError(f"{path}: there is no such {kind} file.")
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: this is no text in UTF-8 ({error}).") from error
     elif str(name) in list_settings(package):
         text = (resources.files(package) / f"{name}.yaml").read_text(encoding="utf-8")
     else:

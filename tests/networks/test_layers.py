@@ -105,4 +105,5 @@ def test_the_networks_need_torch_and_nothing_else() -> None:
             if module.split(".")[0] not in {"torch", *sys.stdlib_module_names}
             and not f"{module}.".startswith("mobilevit.networks.")
         }
-        assert foreign == ({"mobilevit.errors"} if path.name == "__init__.py" else set()), path
+        with_errors = path.name in ("__init__.py", "timm.py")  # they look names up
+        assert foreign == ({"mobilevit.errors"} if with_errors else set()), path

@@ -3,11 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from mobilevit import Recipe, UserError
-from mobilevit.networks import check_model
-from mobilevit.studies.study import Entry, Study, list_studies, load_study
+from mobilevit import Recipe, UserError, load_recipe
+from mobilevit.deployment.cost import count_parameters
+from mobilevit.studies.study import Study, list_studies, load_study
+from mobilevit.training.fit import check_network, make_network
 
 TOLD = {
     "recipe": "digits",
@@ -51,7 +53,7 @@ def test_some_entries_are_chosen_by_name_or_group(study: Study) -> None:
 def test_networks_are_compared_at_the_rate_of_a_recipe() -> None:
     study = Study.of_models(["mobilevit_xxs", "timm:resnet18"], Recipe().override(lr=0.3))
     assert study.rates == (0.3,)
-    assert [entry.slug for entry in study.entries] == ["mobilevit-xxs", "timm-resnet18"]
+    assert [entry.slug for entry in study.entries] == ["mobilevit_xxs", "timm-resnet18"]
     assert study.final(study.entries[1], 0.3, 2).model_name == "timm:resnet18"
 
 
@@ -65,7 +67,15 @@ def test_networks_are_compared_at_the_rate_of_a_recipe() -> None:
         ({"entries": {"a b": {}, "A-B": {}}}, "too much alike"),
         ({"rates": []}, "rates are"),
         ({"rates": [0.0]}, "rates are"),
-        ({"rates": None}, "no study"),
+        ({"rates": None}, "rates is None"),
+        ({"rates": "12"}, "rates is '12'"),
+        ({"rates": [1e-3, 0.001]}, "two rates are the same"),
+        ({"seeds": 2.7}, "seeds is 2.7"),
+        ({"entries": {"x": {"paper": "many"}}}, "x: paper is 'many'"),
+        ({"entries": {"x": {"lr": 0.1}}}, "x: lr is no setting of an entry; the study has rates"),
+        ({"entries": {"x": {"seed": 1}}}, "the study has seeds"),
+        ({"entries": {"x": 3}}, "x is 3"),
+        ({"settings": 3}, "settings is 3"),
         ({"seeds": 0}, "seeds is 0"),
         ({"held_back": 1.5}, "held_back is 1.5"),
         ({"recipe": "digit"}, "unknown recipe 'digit'"),
@@ -77,9 +87,11 @@ def test_a_wrong_study_is_refused_with_the_reason(change: dict[str, object], mes
     assert "told.yaml" in str(caught.value)
 
 
-def test_a_key_that_is_missing_is_named() -> None:
-    with pytest.raises(UserError, match="entries"):
-        Study.from_dict({"recipe": "digits", "rates": [0.1]}, "told.yaml")
+def test_what_is_left_open_is_the_recipes() -> None:
+    study = Study.from_dict({"entries": {"Сеть": None}}, "told.yaml")
+    assert study.recipe == load_recipe("photos")
+    assert study.rates == (study.recipe.optimizer.lr,)
+    assert study.entries[0].slug == "сеть"
 
 
 def test_a_study_is_read_from_a_file_or_by_its_name(tmp_path: Path) -> None:
@@ -97,5 +109,22 @@ def test_the_studies_that_come_along_can_be_done(name: str) -> None:
     study = load_study(name)
     pytest.importorskip("timm", reason="timm is not installed")
     for entry in study.entries:
-        check_model(study.tuning(entry, study.rates[0]).model_name)
-    assert isinstance(study.entries[0], Entry)
+        check_network(study.final(entry, study.rates[0], 0), 10)
+
+
+def test_the_families_are_matched_in_parameters() -> None:
+    pytest.importorskip("timm", reason="timm is not installed")
+    study = load_study("families")
+    assert {entry.group for entry in study.entries} == {"1 M", "2 M", "5 M"}
+    for entry in study.entries:
+        with torch.device("meta"):
+            network = make_network(study.final(entry, study.rates[0], 0), 10)
+        backbone = count_parameters(network) - count_parameters(network.get_classifier())
+        assert 0.7 < backbone / 1e6 / float(entry.group[0]) < 1.4, entry.name
+
+
+def test_a_file_that_is_no_text_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes("entries: {é: {}}".encode("latin-1"))
+    with pytest.raises(UserError, match=r"mine\.yaml: this is no text in UTF-8"):
+        load_study(path)

@@ -13,12 +13,11 @@ from torch import nn
 
 from mobilevit import Recipe, UserError, create_model, load_checkpoint, load_recipe, train
 from mobilevit.checkpoints import Checkpoint, architecture
-from mobilevit.data.folders import read_folders
+from mobilevit.data.folders import data_hash, read_folders
 from mobilevit.data.transforms import EvalDataset
 from mobilevit.deployment.contract import Contract
 from mobilevit.training.display import Display
 from mobilevit.training.run_folder import RunFolder
-from mobilevit.training.state import data_hash
 from mobilevit.verbs.train import Run, _precision
 from tiny import assert_same_run, fit_tiny, make_pictures, rows, tensors
 

@@ -113,12 +113,14 @@ def test_it_is_not_turned_into_files_for_other_libraries(run: Path, tmp_path: Pa
         convert(run, tmp_path / "x.safetensors", to="timm")
 
 
-@pytest.mark.parametrize("depth", [10**9, 0])
-def test_a_file_that_lies_about_its_depth_is_refused(run: Path, tmp_path: Path, depth: int) -> None:
+@pytest.mark.parametrize("lies", [{"depth": 10**9}, {"depth_token_only": 10**6}, {"depth": -1}])
+def test_a_file_that_lies_about_its_depth_is_refused(
+    run: Path, tmp_path: Path, lies: dict[str, int]
+) -> None:
     best = RunFolder(run).best
     with safe_open(best, framework="pt") as file:
         header = file.metadata()
-    told = json.loads(header["architecture"]) | {"depth": depth}
+    told = json.loads(header["architecture"]) | lies
     lie = tmp_path / "lie.safetensors"
     save_file(load_file(best), lie, header | {"architecture": json.dumps(told)})
     with pytest.raises(UserError, match="do not fit its description"):

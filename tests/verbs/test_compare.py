@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 
-from mobilevit import UserError, compare
-from mobilevit.studies.report import Comparison
+from mobilevit import UserError, compare, load_checkpoint
+from mobilevit.data.folders import hold_back, read_folders
+from mobilevit.studies.report import StudyReport
 from mobilevit.studies.study import Study
 from mobilevit.training.run_folder import RunFolder
 from tiny import SETTINGS, assert_same_run, make_pictures, python
@@ -35,22 +39,27 @@ STUDY = Study.from_dict(
 )
 
 
+def final(done: StudyReport, slug: str, seed: int) -> Path:
+    (run,) = done.folder.glob(f"{slug}/lr-*-seed-{seed}")
+    return run
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_pictures(tmp_path_factory.mktemp("data"), train=16, val=8)
 
 
 @pytest.fixture(scope="module")
-def done(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+def done(data: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyReport:
     """A study done in two calls, the second for what the first was not asked."""
     folder = tmp_path_factory.mktemp("study")
-    first = compare(data, STUDY, output=folder, only=["a"], progress=False)
+    first = compare(data, STUDY, output=folder, only=["a"], measure=False, progress=False)
     assert first.missing == 2
     assert "UNFINISHED: 2 of 4" in first.to_markdown()
     return compare(data, STUDY, output=folder, progress=False)
 
 
-def test_every_entry_is_tuned_trained_and_measured(done: Comparison) -> None:
+def test_every_entry_is_tuned_trained_and_measured(done: StudyReport) -> None:
     assert done.missing == 0
     for result in done.results:
         assert set(result.tried) == {1e-3, 1e-2}
@@ -62,14 +71,25 @@ def test_every_entry_is_tuned_trained_and_measured(done: Comparison) -> None:
         assert result.measures["robustness"]["samples"] == 24
 
 
-def test_the_rate_is_chosen_without_a_look_at_val(done: Comparison) -> None:
-    tuning = done.folder / "mobilevit" / "rate-0.001"
-    row = json.loads((tuning / "metrics.jsonl").read_text())
-    whole = json.loads((done.folder / "mobilevit" / "seed-0" / "metrics.jsonl").read_text())
-    assert 0 < row["samples"] < whole["samples"] == 48
+def test_the_rate_is_chosen_without_a_look_at_val(data: Path) -> None:
+    folders = read_folders(data)
+    held = hold_back(folders, 0.4)
+    assert set(held.train) | set(held.val) == set(folders.train)
+    assert not set(held.train) & set(held.val)
+    assert held.val
+    with pytest.raises(UserError, match="fell on one side"):
+        hold_back(folders, 1e-9)
 
 
-def test_the_folder_holds_tables_plots_and_json(done: Comparison) -> None:
+def test_tuning_sees_the_held_back_pictures_alone(done: StudyReport, data: Path) -> None:
+    held = hold_back(read_folders(data), STUDY.held_back)
+    checkpoint = load_checkpoint(done.folder / "mobilevit" / "rate-0.001" / "last.safetensors")
+    assert checkpoint.metrics["samples"] == len(held.val)
+    whole = load_checkpoint(final(done, "mobilevit", 0) / "last.safetensors")
+    assert whole.metrics["samples"] == 24
+
+
+def test_the_folder_holds_tables_plots_and_json(done: StudyReport) -> None:
     told = json.loads((done.folder / "results.json").read_text())
     assert told == json.loads(json.dumps(done.to_dict()))
     text = (done.folder / "README.md").read_text()
@@ -80,7 +100,7 @@ def test_the_folder_holds_tables_plots_and_json(done: Comparison) -> None:
         assert (done.folder / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_second_call_trains_nothing_again(done: Comparison, data: Path) -> None:
+def test_a_second_call_trains_nothing_again(done: StudyReport, data: Path) -> None:
     files = [*done.folder.rglob("*.safetensors"), *done.folder.rglob("measures.json")]
     before = {path: path.stat().st_mtime_ns for path in files}
     again = compare(data, STUDY, output=done.folder, progress=False)
@@ -89,7 +109,7 @@ def test_a_second_call_trains_nothing_again(done: Comparison, data: Path) -> Non
     assert again.results == done.results
 
 
-def test_other_settings_in_the_same_folder_are_refused(done: Comparison, data: Path) -> None:
+def test_other_settings_in_the_same_folder_are_refused(done: StudyReport, data: Path) -> None:
     with pytest.raises(UserError, match=r"other settings \(weight_decay .* there, 0.3 here\)"):
         compare(data, STUDY, output=done.folder, progress=False, weight_decay=0.3)
 
@@ -109,22 +129,74 @@ compare(sys.argv[2], output=sys.argv[3], **eval(sys.argv[4]))
 """
 
 
-def test_a_study_killed_in_a_training_ends_as_if_it_had_not_been(
+def test_a_study_killed_after_its_last_epoch_ends_as_if_it_had_not_been(
     data: Path, tmp_path: Path
 ) -> None:
-    asked = SETTINGS | {"size": 64, "sizes": (), "epochs": 3, "seeds": 1}
+    asked = SETTINGS | {"size": 64, "sizes": (), "epochs": 2, "seeds": 1}
     asked |= {"models": ["timm:mobilenetv3_small_050"], "recipe": "photos"}
     asked |= {"measure": False, "progress": False}
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     assert python(DIES, str(tmp_path), str(data), str(killed), repr(asked)) == 9
     assert compare(data, output=killed, **asked).missing == 0
     assert compare(data, output=whole, **asked).missing == 0
-    run = "timm-mobilenetv3-small-050/seed-0"
-    assert_same_run(RunFolder(killed / run), RunFolder(whole / run))
+    (run,) = whole.glob("timm-mobilenetv3_small_050/lr-*-seed-0")
+    assert_same_run(RunFolder(killed / run.relative_to(whole)), RunFolder(run))
 
 
-def test_an_unknown_network_is_said_before_anything_is_trained(data: Path, tmp_path: Path) -> None:
+def test_other_pictures_in_the_same_folder_are_refused(done: StudyReport, tmp_path: Path) -> None:
+    other = make_pictures(tmp_path / "data", train=9, val=4)
+    with pytest.raises(UserError, match="begun with other pictures"):
+        compare(other, STUDY, output=done.folder, progress=False)
+
+
+def test_what_was_measured_belongs_to_the_weights(
+    done: StudyReport, data: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(done.folder, copy)
+    run = final(done, "mobilenet", 0).relative_to(done.folder)
+    shutil.rmtree(copy / run)
+    again = compare(data, STUDY, output=copy, only="b", measure=False, progress=False)
+    assert [bool(result.measures) for result in again.results] == [True, False]
+
+
+def test_a_rate_that_diverges_is_not_chosen(data: Path, tmp_path: Path) -> None:
+    entry = {"MobileNet": {"model": "timm:mobilenetv3_small_050"}}
+    told = {"settings": SETTINGS | {"size": 32, "sizes": []}, "rates": [1e-3, 1e30], "seeds": 1}
+    study = Study.from_dict(told | {"entries": entry, "held_back": 0.4}, "wild.yaml")
+    done = compare(data, study, output=tmp_path / "study", measure=False, progress=False)
+    (result,) = done.results
+    assert result.tried[1e30] == 0.0
+    assert (result.rate, done.missing) == (1e-3, 0)
+
+
+def test_a_training_that_another_process_works_on_is_left_alone(
+    done: StudyReport, data: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(done.folder, copy)
+    run = copy / final(done, "mobilenet", 1).relative_to(done.folder)
+    (run / "metrics.jsonl").write_text("")
+    with FileLock(run / ".lock"), pytest.raises(UserError, match="another process trains it"):
+        compare(data, STUDY, output=copy, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"models": ["mobilevit_xxs", "timm:nothing"]}, "timm:nothing"),
+        ({"models": "mobilevit_xxs", "numbers": {"layers": (1, 1)}}, "cannot be made"),
+        ({"models": ["timm:deit_tiny_patch16_224"], "sizes": (50,)}, "does not take 50 x 50"),
+        ({"recipe": "photos"}, "recipe is what models are trained with"),
+        ({"lr": 0.1}, "lr differs from training to training"),
+        ({"seed": 3}, "seed differs from training to training"),
+        ({"only": "7 M"}, "unknown entry or group '7 M'"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_is_trained(
+    asked: dict[str, Any], message: str, data: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "study"
-    with pytest.raises(UserError, match="timm:nothing"):
-        compare(data, models=["mobilevit_xxs", "timm:nothing"], output=output)
+    with pytest.raises(UserError, match=message):
+        compare(data, output=output, progress=False, **asked)
     assert not output.exists()

@@ -40,6 +40,8 @@ HEADS: dict[str, tuple[type[Any], type[Any]]] = {
     "ssdlite": (SSDLite, SSDLiteConfig),
 }
 """What stands on a backbone, by name: network and configuration."""
+_WIDTHS = ("num_classes", "img_size", "embed_dim")
+"""Numbers of timm's networks that make them wide; any other one may make them deep."""
 
 
 @dataclass(frozen=True)
@@ -242,11 +244,12 @@ def load_checkpoint(path: str | Path, training: bool = False) -> Checkpoint:
 
 def _check_depth(told: Mapping[str, Any], tensors: int) -> None:
     """Refuse what would take long to make and cannot be what a file of so many tensors holds."""
-    for key in ("layers", "patch_sizes", "depth", "depths"):
-        values = told.get(key, 1)
-        values = values if isinstance(values, list) else [values]
-        if min(values) < 1 or max(values) > tensors:
-            raise ValueError(f"{key} {told[key]}")
+    timm = told["model"].startswith(PREFIX)
+    for key, values in told.items():
+        counted = key not in _WIDTHS if timm else key in ("layers", "patch_sizes")
+        for value in values if isinstance(values, list) else [values]:
+            if counted and isinstance(value, (int, float)) and not 0 <= value <= tensors:
+                raise ValueError(f"{key} {values}")
 
 
 def _numbers(told: Mapping[str, Any], *names: str) -> dict[str, Any]:

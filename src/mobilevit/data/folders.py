@@ -6,7 +6,7 @@ import glob
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,14 +108,31 @@ def read_folders(data: str | Path, val_fraction: float = 0.2) -> Folders:
     return Folders(names, tuple(kept), tuple(held_out), data, tuple(ignored))
 
 
+def data_hash(samples: Iterable[Sample], root: Path) -> str:
+    """Return a hash of the samples' names and labels, in order."""
+    digest = hashlib.blake2b(digest_size=8)
+    for sample in samples:
+        line = f"{sample.path.relative_to(root).as_posix()}\t{sample.label}\n"
+        digest.update(line.encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
 def hold_back(folders: Folders, fraction: float) -> Folders:
     """Return the pictures to train on, split anew by their content; val is left out of it.
 
     Args:
         folders: the pictures.
         fraction: the share of ``folders.train`` that becomes ``val``.
+
+    Raises:
+        UserError: when a side comes out empty.
     """
     kept, held_out = _split(folders.train, fraction)
+    if not kept or not held_out:
+        raise UserError(
+            f"{folders.source}: all of its {len(folders.train)} pictures to train on fell on one "
+            f"side when a share of {fraction} was to be held back. Add pictures, or change it."
+        )
     return replace(folders, train=tuple(kept), val=tuple(held_out))
 
 

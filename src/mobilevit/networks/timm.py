@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 PREFIX = "timm:"
 """What the names of timm's networks begin with here, as in ``timm:mobilenetv3_small_100``."""
-_RESERVED = ("pretrained", "checkpoint_path", "scriptable", "exportable", "cache_dir")
+_RESERVED = (
+    *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict"),
+    *("checkpoint_path", "cache_dir", "scriptable", "exportable", "features_only", "in_chans"),
+)
 
 
 class TimmNetwork(nn.Module):
@@ -28,8 +31,8 @@ class TimmNetwork(nn.Module):
     Args:
         name: one of timm's, without ``PREFIX``; it starts with random weights.
         num_classes: outputs of the classifier.
-        img_size: side of the pictures, in pixels, for networks that must know it, which then take
-            other sizes by resampling their positions; the others take any size.
+        img_size: side of the pictures, in pixels, for networks that must know it. Those like ViT
+            then take other sizes too, by resampling their positions; some take no other.
         head_dropout: rate before the classifier, timm's ``drop_rate``.
         **numbers: numbers and switches of timm's own for this network, for example ``embed_dim``.
 
@@ -62,13 +65,15 @@ class TimmNetwork(nn.Module):
         }
         given = {"num_classes": num_classes, "drop_rate": head_dropout, **numbers}
         told = timm.get_pretrained_cfg(name)
+        sized = {}
         if told is not None and told.fixed_input_size and img_size:
-            given |= {"img_size": img_size, "dynamic_img_size": True}
+            sized = {"img_size": img_size, "dynamic_img_size": True}
         try:
-            self.network = timm.create_model(name, pretrained=False, **given)
-        except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+            self.network = _make(timm, name, given, sized)
+        except (TypeError, ValueError, AssertionError, RuntimeError, ArithmeticError) as error:
+            numbers_given = ", ".join(f"{key}={value}" for key, value in self.numbers.items())
             raise UserError(
-                f"{PREFIX}{name}: timm cannot make it with {given} ({error})."
+                f"{PREFIX}{name}: timm cannot make it with {numbers_given} ({error})."
             ) from error
         heads = self.network.pretrained_cfg["classifier"]
         heads = (heads,) if isinstance(heads, str) else heads
@@ -108,6 +113,12 @@ class TimmNetwork(nn.Module):
         """Return the last layer, or layers."""
         head = self.network.get_classifier()
         return head if isinstance(head, nn.Module) else nn.ModuleList(head)
+
+    @property
+    def no_weight_decay(self) -> frozenset[str]:
+        """Names of the parameters that timm would have without weight decay."""
+        told: set[str] = getattr(self.network, "no_weight_decay", set)()
+        return frozenset(f"network.{name}" for name in told)
 
     def fold_norms(self) -> None:
         """Fold every batch-norm that alone reads a convolution into it; only for evaluation.
@@ -159,6 +170,16 @@ def _known(name: str) -> ModuleType:
             "dot, which is that of their weights."
         )
     return timm
+
+
+def _make(timm: ModuleType, name: str, given: dict[str, Any], sized: dict[str, Any]) -> Any:
+    """Make a network; of one that cannot take several sizes, make it for its one."""
+    try:
+        return timm.create_model(name, pretrained=False, **given, **sized)
+    except TypeError as error:
+        if "dynamic_img_size" not in str(error):
+            raise
+    return timm.create_model(name, pretrained=False, **given, img_size=sized["img_size"])
 
 
 def _plain(name: str, numbers: Mapping[str, Any]) -> None:

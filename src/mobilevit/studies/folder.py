@@ -2,17 +2,19 @@
 
 ::
 
-    ENTRY/rate-0.002/   the run folder of a short training that tries a learning rate
-    ENTRY/seed-0/       the run folder of a training whose result counts
-    measures.json       cost, latency and robustness of the networks of seed 0
-    results.json        all that is known so far
-    README.md           the same as tables
-    accuracy.png        top-1 against parameters, multiply-adds and latency
-    curves.png          train and val over the epochs
+    pictures.json              which pictures all of it is about
+    ENTRY/rate-0.002/          the run folder of a short training that tries a learning rate
+    ENTRY/lr-0.002-seed-0/     the run folder of a training whose result counts
+    measures.json              cost, latency and robustness of the networks of seed 0
+    results.json               all that is known so far
+    README.md                  the same as tables
+    accuracy.png               top-1 against parameters, multiply-adds and latency
+    curves.png                 train and val over the epochs
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,13 +22,18 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from safetensors import safe_open
+
+from mobilevit.data.folders import Folders, data_hash
 from mobilevit.errors import UserError
+from mobilevit.files import make_folder, write_text
 from mobilevit.studies.study import Entry, Study
 from mobilevit.training.recipe import Recipe, load_recipe
 from mobilevit.training.run_folder import RunFolder
 
 _OF_NO_CONSEQUENCE = {"workers": None, "save_steps": 500}
 """Settings that a training may be taken up again without."""
+DIVERGED = "diverged.txt"
 
 
 @dataclass(frozen=True)
@@ -36,10 +43,17 @@ class Trained:
     Attributes:
         seed: its seed.
         rows: the metrics of its epochs, as in ``metrics.jsonl``.
+        facts: where it ran, as in ``run.json``.
     """
 
     seed: int
     rows: tuple[Mapping[str, Any], ...]
+    facts: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """What no other training has."""
+        return hashlib.blake2b(json.dumps(self.rows).encode(), digest_size=8).hexdigest()
 
     @property
     def last(self) -> Mapping[str, Any]:
@@ -105,6 +119,7 @@ class Result:
             "group": self.entry.group,
             "settings": dict(self.entry.settings),
             "paper": self.entry.paper,
+            "machines": sorted({run.facts.get("processor", "?") for run in self.trained}),
             "tried": {f"{rate:g}": value for rate, value in self.tried.items()},
             "rate": self.rate,
             f"val_{self.metric}": self.mean,
@@ -132,57 +147,92 @@ class StudyFolder:
         self.metric = metric
         self.measures = path / "measures.json"
 
+    def begin(self, folders: Folders) -> None:
+        """Make the folder, and remember the pictures.
+
+        Raises:
+            UserError: when the folder is about other pictures, or another part was held back.
+        """
+        make_folder(self.path)
+        facts = {
+            "data": folders.source.resolve().name,
+            "train": data_hash(folders.train, folders.source),
+            "val": data_hash(folders.val, folders.source),
+            "held back": self.study.held_back,
+        }
+        file = self.path / "pictures.json"
+        if file.is_file():
+            theirs = json.loads(file.read_text(encoding="utf-8"))
+            for what, value in facts.items():
+                if theirs.get(what) != value:
+                    raise UserError(
+                        f"{self.path}: this study was begun with other pictures ({what}: "
+                        f"{theirs.get(what)} there, {value} here). Choose another output."
+                    )
+        write_text(file, json.dumps(facts, indent=2))
+
     def tuning(self, entry: Entry, rate: float) -> RunFolder:
         """Return the run folder that tries a learning rate."""
         return RunFolder(self.path / entry.slug / f"rate-{rate:g}")
 
     def final(self, entry: Entry, seed: int) -> RunFolder:
         """Return the run folder of a training whose result counts."""
-        return RunFolder(self.path / entry.slug / f"seed-{seed}")
+        rate = self.rate(entry)
+        assert rate is not None
+        return RunFolder(self.path / entry.slug / f"lr-{rate:g}-seed-{seed}")
+
+    def mark_diverged(self, entry: Entry, rate: float, reason: str) -> None:
+        """Remember that a learning rate is too high for an entry."""
+        write_text(self.tuning(entry, rate).path / DIVERGED, reason)
 
     def rate(self, entry: Entry) -> float | None:
         """Return the rate that reached most, of equals the lower; none while some are open."""
         rates = sorted(self.study.rates)
         if len(rates) == 1:
             return rates[0]
-        tried = self._tried(entry)
+        tried = self.tried(entry)
         return max(rates, key=lambda rate: tried[rate]) if len(tried) == len(rates) else None
 
     def results(self) -> tuple[Result, ...]:
         """Return what is known of every entry."""
-        measured = json.loads(self.measures.read_text()) if self.measures.is_file() else {}
+        measured = self.measured()
         return tuple(self._result(entry, measured) for entry in self.study.entries)
 
+    def measured(self) -> dict[str, Any]:
+        """Return what was measured, for each entry by its slug."""
+        if not self.measures.is_file():
+            return {}
+        known: dict[str, Any] = json.loads(self.measures.read_text(encoding="utf-8"))
+        return known
+
     def _result(self, entry: Entry, measured: Mapping[str, Any]) -> Result:
-        rate = self.rate(entry)
-        trained = []
+        tried, rate, trained = self.tried(entry), self.rate(entry), []
         if rate is not None:
             for seed in range(self.study.seeds):
                 recipe = self.study.final(entry, rate, seed)
-                if rows := finished(self.final(entry, seed), recipe):
-                    trained.append(Trained(seed, tuple(rows)))
-        return Result(
-            entry,
-            self._tried(entry),
-            rate,
-            tuple(trained),
-            measured.get(entry.slug, {}),
-            self.metric,
-        )
+                if rows := finished_rows(self.final(entry, seed), recipe):
+                    trained.append(Trained(seed, tuple(rows), self.final(entry, seed).facts()))
+        measures = measured.get(entry.slug, {})
+        if not trained or measures.get("network") != trained[0].key:
+            measures = {}
+        return Result(entry, tried, rate, tuple(trained), measures, self.metric)
 
-    def _tried(self, entry: Entry) -> dict[float, float]:
+    def tried(self, entry: Entry) -> dict[float, float]:
+        """Return what each learning rate reached on the held-back part; 0 if it diverged."""
         if len(self.study.rates) == 1:
             return {}
         tried = {}
         for rate in self.study.rates:
-            rows = finished(self.tuning(entry, rate), self.study.tuning(entry, rate))
-            if rows:
+            run = self.tuning(entry, rate)
+            if (run.path / DIVERGED).is_file():
+                tried[rate] = 0.0
+            elif rows := finished_rows(run, self.study.tuning(entry, rate)):
                 tried[rate] = rows[-1][f"val_{self.metric}"]
         return tried
 
 
-def finished(run: RunFolder, recipe: Recipe) -> list[dict[str, Any]]:
-    """Return the metrics of a run's epochs if all of them are done, else nothing.
+def finished_rows(run: RunFolder, recipe: Recipe) -> list[dict[str, Any]]:
+    """Return the metrics of a run's epochs if all of them are done and saved, else nothing.
 
     Raises:
         UserError: when the run has another recipe.
@@ -203,5 +253,9 @@ def finished(run: RunFolder, recipe: Recipe) -> list[dict[str, Any]]:
             f"{run.path}: it was trained with other settings ({'; '.join(differing)}). "
             "Choose another output, or the settings of that one."
         )
-    rows = run.rows()
-    return rows if len(rows) == recipe.training.epochs and run.last.is_file() else []
+    rows, epochs = run.rows(), recipe.training.epochs
+    if [row["epoch"] for row in rows] != list(range(1, epochs + 1)) or not run.last.is_file():
+        return []
+    with safe_open(run.last, framework="np") as file:
+        progress = json.loads((file.metadata() or {}).get("progress", "{}"))
+    return rows if progress.get("epoch") == epochs else []

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mobilevit.files import replacing
 from mobilevit.studies.folder import Result
 
 COSTS = {
@@ -19,7 +19,7 @@ COSTS = {
 
 
 def draw_accuracy(path: Path, results: Sequence[Result]) -> None:
-    """Draw the metric against what the networks cost, a line for each family; none: no picture.
+    """Draw the metric against what the networks cost, families joined by a line.
 
     Args:
         path: the PNG to write.
@@ -30,7 +30,7 @@ def draw_accuracy(path: Path, results: Sequence[Result]) -> None:
         return
     families: dict[str, list[Result]] = {}
     for result in done:
-        families.setdefault(family(result.entry.name), []).append(result)
+        families.setdefault(result.entry.family or result.entry.name, []).append(result)
     figure = Figure(figsize=(5 * len(COSTS), 4.2), layout="constrained")
     for axes, (cost, (label, scale)) in zip(
         figure.subplots(1, len(COSTS)), COSTS.items(), strict=True
@@ -43,7 +43,7 @@ def draw_accuracy(path: Path, results: Sequence[Result]) -> None:
         axes.set_xscale("log")
     figure.axes[0].set_ylabel(f"{done[0].metric} on val, %")
     figure.axes[0].legend()
-    figure.savefig(path, dpi=110)
+    _save(figure, path)
 
 
 def draw_curves(path: Path, results: Sequence[Result]) -> None:
@@ -74,14 +74,14 @@ def draw_curves(path: Path, results: Sequence[Result]) -> None:
         axes.set_title(group)
         axes.legend(fontsize=8)
     figure.axes[0].set_ylabel(f"{members[0].metric}, %: val, and train dotted")
-    figure.savefig(path, dpi=110)
-
-
-def family(name: str) -> str:
-    """Return the first word of a network's name: MobileViT of MobileViT-XXS."""
-    return re.split(r"[-_ ]", name.removeprefix("timm:"), maxsplit=1)[0]
+    _save(figure, path)
 
 
 def _label(axes: Axes, text: str) -> None:
     axes.set_xlabel(text)
     axes.grid(alpha=0.3)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=110, format="png")

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +17,13 @@ if TYPE_CHECKING:
 
     from mobilevit.data.folders import Folders
 
+PAPER = "Beside the paper, differences from the first line"
 Row = tuple[str, ...]
 """The cells of a line of a table."""
 
 
 @dataclass(frozen=True)
-class Comparison:
+class StudyReport:
     """What a study found so far.
 
     Attributes:
@@ -34,8 +34,6 @@ class Comparison:
         results: one for each entry.
         seeds: trainings that each entry is to have.
         epochs: of each, as the study's recipe has it.
-        machine: processor and versions of what ran.
-        date: when this was written.
     """
 
     name: str
@@ -45,8 +43,6 @@ class Comparison:
     results: tuple[Result, ...]
     seeds: int
     epochs: int
-    machine: str
-    date: str
 
     @property
     def missing(self) -> int:
@@ -56,11 +52,20 @@ class Comparison:
     @property
     def heading(self) -> str:
         """What this is and how complete, in a sentence or two."""
-        text = (
-            f"{self.name} on {self.data}: {self.epochs} epochs, {self.date}, {self.machine}. "
-            f"Top-1 on {self.val:,} val pictures after the last epoch, in percent, mean ± standard "
-            "deviation over the trainings whose number stands behind it."
+        facts = [run.facts for result in self.results for run in result.trained]
+        text = f"{self.name} on {self.data}: {self.epochs} epochs"
+        if facts:
+            days = sorted({told["started"][:10] for told in facts})
+            machines = {f"{f.get('processor', f['machine'])}, torch {f['torch']}" for f in facts}
+            text += f", trained {' to '.join(dict.fromkeys((days[0], days[-1])))}"
+            text += f" on {'; '.join(sorted(machines))}"
+        text += (
+            f". Top-1 on {self.val:,} val pictures after the last epoch, in percent: mean ± "
+            "standard deviation over the trainings, whose number stands behind it. Train is "
+            "measured while training, with its augmentation and dropout."
         )
+        if measured := {r.measures["machine"] for r in self.results if r.measures}:
+            text += f" Latency of one picture on one thread: {'; '.join(sorted(measured))}."
         if self.missing:
             total = self.seeds * len(self.results)
             text += f" UNFINISHED: {self.missing} of {total} trainings are to come."
@@ -72,8 +77,6 @@ class Comparison:
             "study": self.name,
             "data": self.data,
             "val": self.val,
-            "date": self.date,
-            "machine": self.machine,
             "epochs": self.epochs,
             "seeds": self.seeds,
             "missing": self.missing,
@@ -84,10 +87,12 @@ class Comparison:
         """Return titles, and for each a header and rows; what nobody measured is left out."""
         tables = {"Accuracy and cost": _filled(_ACCURACY, self.results)}
         if self.results[0].entry.paper is not None:
-            tables["Beside the paper"] = _beside_the_paper(self.results, self.val)
+            tables[PAPER] = _beside_the_paper(self.results, self.val)
         tough = [result for result in self.results if "robustness" in result.measures]
         if tough:
-            tables["Robustness, top-1"] = _robustness(tough)
+            pictures = tough[0].measures["robustness"]["samples"]
+            title = f"Robustness, top-1 on {pictures:,} val pictures, seed 0"
+            tables[title] = _robustness(tough)
         return tables
 
     def print(self, console: Console) -> None:
@@ -111,12 +116,13 @@ class Comparison:
         parts = [f"# {self.name}", self.heading]
         for title, (header, rows) in self.tables().items():
             rule = ("---", *["---:"] * (len(header) - 1))
-            lines = ["| " + " | ".join(row) + " |" for row in (header, rule, *rows)]
+            cells = ([cell.replace("|", "\\|") for cell in row] for row in (header, rule, *rows))
+            lines = [f"| {' | '.join(row)} |" for row in cells]
             parts += [f"## {title}", "\n".join(lines)]
         return "\n\n".join(parts) + "\n"
 
 
-def write_report(folder: StudyFolder, folders: Folders) -> Comparison:
+def write_report(folder: StudyFolder, folders: Folders) -> StudyReport:
     """Write the tables, the plots and the JSON of what is known, and return it.
 
     Args:
@@ -124,15 +130,8 @@ def write_report(folder: StudyFolder, folders: Folders) -> Comparison:
         folders: the pictures.
     """
     from mobilevit.studies.plots import draw_accuracy, draw_curves
-    from mobilevit.verbs.doctor import doctor
 
-    machine = doctor().machine
-    versions = ", ".join(
-        f"{name} {version}"
-        for name, version in machine.versions.items()
-        if name in ("mobilevit", "torch", "timm", "onnxruntime") and version
-    )
-    comparison = Comparison(
+    report = StudyReport(
         folder.study.name,
         folder.path,
         folders.source.resolve().name,
@@ -140,14 +139,12 @@ def write_report(folder: StudyFolder, folders: Folders) -> Comparison:
         folder.results(),
         folder.study.seeds,
         folder.study.recipe.training.epochs,
-        f"{machine.cpu}, {machine.cores} cores, {versions}",
-        datetime.now(timezone.utc).date().isoformat(),
     )
-    write_text(folder.path / "results.json", json.dumps(comparison.to_dict(), indent=2))
-    write_text(folder.path / "README.md", comparison.to_markdown())
-    draw_accuracy(folder.path / "accuracy.png", comparison.results)
-    draw_curves(folder.path / "curves.png", comparison.results)
-    return comparison
+    write_text(folder.path / "results.json", json.dumps(report.to_dict(), indent=2))
+    write_text(folder.path / "README.md", report.to_markdown())
+    draw_accuracy(folder.path / "accuracy.png", report.results)
+    draw_curves(folder.path / "curves.png", report.results)
+    return report
 
 
 def _top1(result: Result) -> str:
@@ -164,7 +161,8 @@ def _number(value: float | None, digits: int, scale: float = 1.0) -> str:
 _ACCURACY: dict[str, Callable[[Result], str]] = {
     "network": lambda r: r.entry.name,
     "group": lambda r: r.entry.group,
-    "params M": lambda r: _number(r.measures.get("backbone_parameters"), 2, 1e-6),
+    "params M": lambda r: _number(r.measures.get("parameters"), 2, 1e-6),
+    "without classifier": lambda r: _number(r.measures.get("backbone_parameters"), 2, 1e-6),
     "MACs M": lambda r: _number(r.measures.get("multiply_adds"), 0, 1e-6),
     "top-1 % (runs)": _top1,
     "train − val": lambda r: _number(r.gap, 1, 100),
@@ -188,10 +186,11 @@ def _beside_the_paper(results: Sequence[Result], val: int) -> tuple[Row, list[Ro
     """Return what each entry with a number of the paper differs from the first, here and there.
 
     A difference here is too small to tell if it is less than twice the standard error of the
-    difference of two shares of ``val`` pictures; that two trainings differ comes on top of it.
+    difference of two shares of ``val`` pictures. That no two trainings are alike comes on top of
+    it, so the verdict of a single training says so.
     """
     base = results[0]
-    header = ("entry", "here", "difference", "paper", "difference", "the same way")
+    header = ("entry", "here %", "here Δ", "paper %", "paper Δ", "the same way")
     rows = []
     for result in results:
         if result.entry.paper is None or base.entry.paper is None:
@@ -205,6 +204,7 @@ def _beside_the_paper(results: Sequence[Result], val: int) -> tuple[Row, list[Ro
                 noise = 2 * math.sqrt(2 * base.mean * (1 - base.mean) / val)
                 cells[2] = f"{here * 100:+.1f}"
                 agrees = "yes" if here * theirs > 0 else "no"
+                agrees += "" if result.spread and base.spread else ", by one training"
                 cells[5] = "too close to tell" if abs(here) < noise else agrees
         rows.append(tuple(cells))
     return header, rows

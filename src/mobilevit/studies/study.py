@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mobilevit.errors import UserError, nearest, unknown
 from mobilevit.files import list_settings, read_settings
-from mobilevit.training.recipe import Recipe, load_recipe
+from mobilevit.training.recipe import DEFAULT_RECIPE, Recipe, checked_value, load_recipe
 
 DEFAULT_STUDY = "families"
 PACKAGE = "mobilevit.studies"
@@ -23,19 +24,21 @@ class Entry:
     Attributes:
         name: as the table shows it.
         group: entries of one group are meant to be compared with each other.
+        family: entries of one family are joined by a line in the plots.
         settings: of the recipe, that make this entry what it is.
         paper: top-1 in percent that the paper has for it on its own data, if it has one.
     """
 
     name: str
     group: str = ""
+    family: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     paper: float | None = None
 
     @property
     def slug(self) -> str:
         """The name as a folder's name."""
-        return re.sub(r"[^a-z0-9.]+", "-", self.name.lower()).strip("-.")
+        return re.sub(r"[^\w.]+", "-", self.name.lower()).strip("-.")
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,13 @@ class Study:
 
     def __post_init__(self) -> None:
         slugs = [entry.slug for entry in self.entries]
+        rates = {f"{rate:g}" for rate in self.rates}
         distinct = all(slugs) and len(set(slugs)) == len(slugs)
         for right, what in (
             (self.entries, "there is nothing to compare"),
             (distinct, f"two names are too much alike: {slugs}"),
             (self.rates and min(self.rates) > 0, f"rates are {list(self.rates)}"),
+            (len(rates) == len(self.rates), "two rates are the same"),
             (0 < self.tuning_share <= 1, f"tuning_share is {self.tuning_share}"),
             (0 < self.held_back < 1, f"held_back is {self.held_back}, not between 0 and 1"),
             (self.seeds >= 1, f"seeds is {self.seeds}"),
@@ -74,6 +79,11 @@ class Study:
             if not right:
                 raise UserError(f"this study cannot be done: {what}.")
         for entry in self.entries:
+            for key, way_out in (("lr", "rates"), ("seed", "seeds")):
+                if key in entry.settings:
+                    raise UserError(
+                        f"{entry.name}: {key} is no setting of an entry; the study has {way_out}."
+                    )
             self.final(entry, self.rates[0], 0)
 
     def tuning(self, entry: Entry, rate: float) -> Recipe:
@@ -110,29 +120,35 @@ class Study:
         Raises:
             UserError: for an unknown key, with the nearest right one, or a value of a wrong type.
         """
-        known = {f.name for f in fields(cls)} - {"name"} | {"settings"}
-        for key in values:
-            if key not in known:
-                raise UserError(f"{source}: unknown key '{key}'.{nearest(str(key), known)}")
+        told = dict(values)
+        settings = told.pop("settings", None) or {}
         try:
-            recipe = load_recipe(values["recipe"]).override(**values.get("settings", {}))
-            entries = tuple(_entry(name, told) for name, told in values["entries"].items())
-            rates = tuple(float(rate) for rate in values["rates"])
-            numbers = {
-                key: type(getattr(cls, key))(values[key])
-                for key in ("tuning_share", "held_back", "seeds")
-                if key in values
-            }
-            return cls(Path(source).stem, entries, recipe, rates, **numbers)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{source}: it is no study ({error!r}).") from error
+            recipe = load_recipe(checked_value(told.pop("recipe", DEFAULT_RECIPE), str, "recipe"))
+            entries = tuple(
+                _entry(str(name), checked_value(entry or {}, dict, str(name)))
+                for name, entry in checked_value(told.pop("entries", {}), dict, "entries").items()
+            )
+            hints = typing.get_type_hints(cls)
+            known = [name for name in hints if name != "name"]
+            for key, value in told.items():
+                if key not in known:
+                    raise UserError(f"unknown key '{key}'.{nearest(str(key), known)}")
+                told[key] = checked_value(value, hints[key], key)
+            recipe = recipe.override(**checked_value(settings, dict, "settings"))
+            told.setdefault("rates", (recipe.optimizer.lr,))
+            return cls(Path(source).stem, entries, recipe, **told)
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
 
 
 def _entry(name: str, told: Mapping[str, Any]) -> Entry:
-    settings = {key: value for key, value in told.items() if key not in ("group", "paper")}
-    return Entry(str(name), str(told.get("group", "")), settings, told.get("paper"))
+    hints = typing.get_type_hints(Entry)
+    own = {
+        key: checked_value(told[key], hints[key], f"{name}: {key}")
+        for key in ("group", "family", "paper")
+        if key in told
+    }
+    return Entry(name, settings={k: v for k, v in told.items() if k not in own}, **own)
 
 
 def list_studies() -> list[str]:

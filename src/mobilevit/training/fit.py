@@ -16,11 +16,11 @@ from mobilevit.checkpoints import Checkpoint, Pretrained, architecture, save_che
 from mobilevit.checkpoints.files import build
 from mobilevit.checkpoints.pretrained import OF_ITS_OWN, backbone_tensors
 from mobilevit.checkpoints.transfer import transfer
-from mobilevit.data.folders import Folders
+from mobilevit.data.folders import Folders, data_hash
 from mobilevit.data.samplers import MultiScaleSampler
 from mobilevit.data.scan import usable_cores
 from mobilevit.deployment.contract import Contract
-from mobilevit.errors import UserError
+from mobilevit.errors import DivergedError, UserError
 from mobilevit.networks import Backbone, TimmNetwork
 from mobilevit.networks.inference import optimize
 from mobilevit.networks.timm import PREFIX
@@ -30,7 +30,7 @@ from mobilevit.training.parameters import freeze, parameter_groups
 from mobilevit.training.recipe import Recipe
 from mobilevit.training.run_folder import RunFolder
 from mobilevit.training.schedule import averaged, learning_rate
-from mobilevit.training.state import Progress, data_hash, restore_tensors, training_tensors
+from mobilevit.training.state import Progress, restore_tensors, training_tensors
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -77,7 +77,8 @@ def fit(
     )
     side = task.training(recipe, folders.class_names)
     torch.manual_seed(recipe.training.seed)
-    raw = _network(recipe, contract, saved or (weights.checkpoint if weights else None))
+    like = saved or (weights.checkpoint if weights else None)
+    raw = make_network(recipe, len(contract.class_names), like)
     provenance = saved.provenance if saved else {}
     if weights is not None:
         theirs, report = weights.checkpoint, weights.report
@@ -225,22 +226,48 @@ def fit(
             fabric.barrier()
 
 
-def _network(recipe: Recipe, contract: Contract, like: Checkpoint | None) -> Network:
-    """Make the network of the recipe; what the recipe leaves open is that of a checkpoint."""
-    theirs = like.architecture if like is not None else {"model": recipe.model_name}
-    if theirs["model"] != recipe.model_name:
-        raise UserError(f"the weights are of {theirs['model']}, not of {recipe.model_name}.")
+def make_network(recipe: Recipe, num_classes: int, like: Checkpoint | None = None) -> Network:
+    """Make the network of a recipe; what the recipe leaves open is that of a checkpoint.
+
+    Raises:
+        UserError: for a checkpoint of another network, and numbers that make none.
+    """
+    name = recipe.model_name
+    theirs = like.architecture if like is not None else {"model": name}
+    if theirs["model"] != name:
+        raise UserError(f"the weights are of {theirs['model']}, not of {name}.")
     own = dataclasses.asdict(recipe.model)
     numbers = own.pop("numbers") or {}
     told: dict[str, Any] = {
-        **({"img_size": recipe.data.size} if recipe.model_name.startswith(PREFIX) else {}),
+        **({"img_size": recipe.data.size} if name.startswith(PREFIX) else {}),
         **{key: value for key, value in theirs.items() if key not in OF_ITS_OWN},
         **{key: value for key, value in own.items() if value is not None},
         **numbers,
-        "model": recipe.model_name,
-        "num_classes": len(contract.class_names),
+        "model": name,
+        "num_classes": num_classes,
     }
-    return cast(Network, build(told))
+    try:
+        return cast(Network, build(told))
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise UserError(f"{name} cannot be made with numbers {numbers} ({error}).") from error
+
+
+def check_network(recipe: Recipe, num_classes: int) -> None:
+    """Find out whether the network of a recipe can be made and takes its sizes, by shapes alone.
+
+    Raises:
+        UserError: when it does not.
+    """
+    with torch.device("meta"):
+        network = make_network(recipe, num_classes).eval()
+        for size in {*recipe.train_sizes, recipe.data.size}:
+            try:
+                network(torch.empty(2, 3, size, size))
+            except (AssertionError, RuntimeError, ValueError) as error:
+                raise UserError(
+                    f"{recipe.model_name} does not take {size} x {size} pixels ({error}). Choose "
+                    "other sizes (--size, --sizes)."
+                ) from error
 
 
 def _restored(
@@ -313,7 +340,7 @@ def _finite(fabric: Fabric, sums: Tensor, progress: Progress) -> list[float]:
     """Return the epoch's sums over all processes as numbers, and refuse a loss that is none."""
     sums = cast(Tensor, fabric.all_reduce(sums.clone(), reduce_op="sum"))
     if not torch.isfinite(sums).all():
-        raise UserError(
+        raise DivergedError(
             f"the loss is not finite in epoch {progress.epoch + 1} (step {progress.updates}). "
             "Try a lower lr, clip_norm=1, or precision=fp32; the last saved state is kept."
         )

@@ -51,18 +51,20 @@ def parameter_groups(
 
     Each group has an ``lr_scale``, which its learning rate is multiplied with: ``head_lr`` for
     what is in no block, ``layer_lr`` to the number of blocks that follow for what is in one.
-    Where norms and biases are not decayed, these are the one-dimensional parameters.
+    Where norms and biases are not decayed, these are the one-dimensional parameters. What timm
+    says of a network of its own is not decayed either, for example positions.
     """
     known = blocks(network)
+    spared = network.no_weight_decay if isinstance(network, TimmNetwork) else frozenset()
     scales = {
         parameter: optimizer.layer_lr ** (len(known) - index)
         for index, block in enumerate(known, start=1)
         for parameter in block.parameters()
     }
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for parameter in network.parameters():
+    for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            decayed = parameter.ndim > 1 or optimizer.decay_norms
+            decayed = name not in spared and (parameter.ndim > 1 or optimizer.decay_norms)
             decay = optimizer.weight_decay if decayed else 0.0
             scale = scales.get(parameter, float(optimizer.head_lr))
             groups.setdefault((decay, scale), []).append(parameter)

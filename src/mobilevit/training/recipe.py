@@ -226,12 +226,12 @@ class Recipe:
                     f"{', '.join(f.name for f in _fields(name))}."
                 )
             types_ = typing.get_type_hints(type(getattr(self, name)))
-            checked = {}
+            found = {}
             for key, value in (values or {}).items():
                 if key not in types_:
                     raise UserError(f"{source}: unknown key '{name}.{key}'.{nearest(key, types_)}")
-                checked[key] = _checked(value, types_[key], f"{source}: {name}.{key}")
-            recipe = replace(recipe, **{name: replace(getattr(recipe, name), **checked)})
+                found[key] = checked_value(value, types_[key], f"{source}: {name}.{key}")
+            recipe = replace(recipe, **{name: replace(getattr(recipe, name), **found)})
         return recipe.validated(source)
 
     def validated(self, source: str) -> Recipe:
@@ -333,11 +333,11 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _checked(value: Any, hint: Any, where: str) -> Any:
+def checked_value(value: Any, hint: Any, where: str) -> Any:
     """Return a value as its field's type wants it, or say what it should have been."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return None if value is None else _checked(value, args[0], where)
+        return None if value is None else checked_value(value, args[0], where)
     if origin is Literal:
         if value in args:
             return value
@@ -346,7 +346,7 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         if isinstance(value, (list, tuple)):
             inner = args[:1] * len(value) if args[-1] is Ellipsis else args
             if len(inner) == len(value):
-                return tuple(_checked(v, h, where) for v, h in zip(value, inner, strict=False))
+                return tuple(checked_value(v, h, where) for v, h in zip(value, inner, strict=False))
         wanted = "numbers" if args[-1] is Ellipsis else f"{len(args)} numbers"
         raise UserError(f"{where} is {value!r}, it must be a list of {wanted}.")
     if hint is Numbers:

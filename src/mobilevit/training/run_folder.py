@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import json
 import platform
-import sys
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from mobilevit.errors import UserError
 from mobilevit.files import write_text
+from mobilevit.machine import processor, versions
 from mobilevit.training.recipe import Recipe
 
 
@@ -52,10 +51,15 @@ class RunFolder:
             raise UserError(f"{path}: there is no last.safetensors in it to resume from.")
         return folder
 
+    def facts(self) -> dict[str, Any]:
+        """Return what ``run.json`` says."""
+        known: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        return known
+
     @property
     def data(self) -> Path:
         """The folder of pictures the run was trained on."""
-        return Path(json.loads((self.path / "run.json").read_text(encoding="utf-8"))["data"])
+        return Path(self.facts()["data"])
 
     def begin(self, recipe: Recipe, data: Path, epoch: int) -> None:
         """Write what is known before training; forget the metrics of epochs to be done again."""
@@ -66,16 +70,23 @@ class RunFolder:
         facts = {
             "data": str(data.resolve()),
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "python": sys.version.split()[0],
+            "python": platform.python_version(),
             "machine": platform.machine(),
-            **{name: version(name) for name in ("mobilevit", "torch", "torchvision", "pillow")},
+            "processor": processor(),
+            **versions(("mobilevit", "torch", "torchvision", "pillow")),
         }
         write_text(self.path / "run.json", json.dumps(facts, indent=2, ensure_ascii=False))
-        write_text(self.metrics, "".join(line + "\n" for line in self._lines()[:epoch]))
+        write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in self.rows()[:epoch]))
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the metrics of the epochs so far."""
-        return [json.loads(line) for line in self._lines()]
+        """Return the metrics of the epochs so far; a line cut short by an interruption is none."""
+        found = []
+        for line in self._lines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                break
+        return found
 
     def append(self, row: dict[str, Any]) -> None:
         """Add the metrics of an epoch."""

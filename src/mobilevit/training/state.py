@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from mobilevit.data.folders import Sample
 
 
 @dataclass
@@ -75,12 +70,3 @@ def restore_tensors(
                 if like is not None
                 else tensor.to(parameter.device)
             )
-
-
-def data_hash(samples: Iterable[Sample], root: Path) -> str:
-    """Return a hash of the samples' names and labels, in order."""
-    digest = hashlib.blake2b(digest_size=8)
-    for sample in samples:
-        line = f"{sample.path.relative_to(root).as_posix()}\t{sample.label}\n"
-        digest.update(line.encode(errors="surrogateescape"))
-    return digest.hexdigest()

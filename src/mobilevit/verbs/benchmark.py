@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilevit.errors import UserError
+from mobilevit.machine import describe_machine
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -159,7 +159,8 @@ def benchmark(
         described[i]["peak_memory"] = measure_peak_memory(
             str(model), (height, width), max(batch_sizes), threads[0], precision
         )
-    return Benchmark(tuple(described.values()), tuple(timings), _machine(), repeats)
+    machine = describe_machine(("mobilevit", "torch", "onnxruntime"))
+    return Benchmark(tuple(described.values()), tuple(timings), machine, repeats)
 
 
 def open_model(
@@ -250,25 +251,6 @@ def _time_in_turn(
         )
         for i, model in enumerate(models)
     ]
-
-
-def _machine() -> str:
-    """Return the processor and the versions of what ran, in words."""
-    from importlib import metadata
-
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-        names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-        processor = next(names, processor)
-    versions = [f"Python {platform.python_version()}"]
-    for library in ("torch", "onnxruntime"):
-        try:
-            versions.append(f"{library} {metadata.version(library)}")
-        except metadata.PackageNotFoundError:
-            continue
-    return f"{processor}, {', '.join(versions)}"
 
 
 def _millions(value: float | None, digits: int) -> str:

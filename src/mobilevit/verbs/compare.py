@@ -8,9 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
+from mobilevit.errors import DivergedError, UserError
 from mobilevit.files import make_folder, write_text
-from mobilevit.studies.folder import StudyFolder, finished
-from mobilevit.studies.report import Comparison, write_report
+from mobilevit.studies.folder import StudyFolder, finished_rows
+from mobilevit.studies.report import StudyReport, write_report
 from mobilevit.studies.study import DEFAULT_STUDY, Entry, Study, load_study
 from mobilevit.training.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 
@@ -27,28 +30,29 @@ def compare(
     study: str | Path | Study = DEFAULT_STUDY,
     *,
     models: Sequence[str] = (),
-    recipe: str | Path | Recipe = DEFAULT_RECIPE,
+    recipe: str | Path | Recipe | None = None,
     output: str | Path | None = None,
     only: Sequence[str] = (),
     seeds: int | None = None,
     measure: bool = True,
     progress: bool = True,
     **settings: Any,
-) -> Comparison:
+) -> StudyReport:
     """Train several networks alike on one data set, and measure them side by side.
 
     For each of them the learning rate is chosen in short trainings judged by a part of the training
     pictures; then it is trained with several seeds, and what counts is val after the last epoch.
     Everything is written as it comes. A call with the same ``output`` goes on where an earlier one
-    stopped, even in the middle of an epoch; calls with different ``only`` may share the work.
+    stopped, even in the middle of an epoch; calls at the same time with different ``only`` may
+    share the work.
 
     Args:
         data: a folder of class folders.
         study: the name of a study, a YAML file, or a ``Study``.
         models: networks to compare instead, each at the learning rate of ``recipe``; ``timm:NAME``
             for one of timm's.
-        recipe: what ``models`` are trained with.
-        output: the folder; none: ``runs/compare-STUDY``.
+        recipe: what ``models`` are trained with; none: ``photos``.
+        output: the folder; none: ``runs/compare-STUDY-DATA``.
         only: entries or groups of the study to work on now; none: all.
         seeds: trainings of each entry; none: as the study says.
         measure: measure cost, latency and robustness when these trainings are done.
@@ -64,30 +68,31 @@ def compare(
 
     from mobilevit.data.folders import hold_back
     from mobilevit.data.scan import scan
+    from mobilevit.deployment.onnx import OnnxExporter
     from mobilevit.networks import check_model
     from mobilevit.tasks import get_task
+    from mobilevit.training.fit import check_network
     from mobilevit.verbs.train import checked
 
-    if models:
-        base = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-        plan = Study.of_models(models, base)
-    else:
-        plan = study if isinstance(study, Study) else load_study(study)
-    plan = replace(
-        plan,
-        recipe=plan.recipe.override(**settings),
-        seeds=plan.seeds if seeds is None else seeds,
-    )
-    for entry in plan.entries:
-        check_model(plan.final(entry, plan.rates[0], 0).model_name)
-    entries = plan.chosen(only)
+    plan = _plan(study, models, recipe, settings)
+    plan = plan if seeds is None else replace(plan, seeds=seeds)
+    entries = plan.chosen([only] if isinstance(only, str) else only)
     task = get_task("classification")
-    folder = StudyFolder(Path(output or Path("runs") / f"compare-{plan.name}"), plan, task.primary)
     found = task.read(data, plan.recipe.data.val_fraction)
+    for entry in plan.entries:
+        recipes = (plan.final(entry, plan.rates[0], 0), plan.tuning(entry, plan.rates[0]))
+        check_model(recipes[0].model_name)
+        for each in recipes:
+            check_network(each, len(found.class_names))
+    if measure:
+        OnnxExporter().check()
     console = Console(stderr=True, highlight=False)
     found = checked(found, scan(found, progress=progress), console)
-    make_folder(folder.path)
-    work = _Work(folder, task, found, hold_back(found, plan.held_back), console, progress)
+    held = hold_back(found, plan.held_back) if len(plan.rates) > 1 else None
+    name = f"compare-{plan.name}-{found.source.resolve().name}"
+    folder = StudyFolder(Path(output or Path("runs") / name), plan, task.primary)
+    folder.begin(found)
+    work = _Work(folder, task, found, held, console, progress)
     for group in dict.fromkeys(entry.group for entry in entries):
         members = [entry for entry in entries if entry.group == group]
         for entry in members:
@@ -96,8 +101,33 @@ def compare(
             for entry in members:
                 work.train(entry, seed)
     if measure:
-        _measure(folder, found.source, console)
+        _measure(work)
     return write_report(folder, found)
+
+
+def _plan(
+    study: str | Path | Study,
+    models: Sequence[str],
+    recipe: str | Path | Recipe | None,
+    settings: dict[str, Any],
+) -> Study:
+    """Return the study with its settings, or one of some networks.
+
+    Raises:
+        UserError: when the words do not go together.
+    """
+    if models:
+        base = recipe or DEFAULT_RECIPE
+        base = base if isinstance(base, Recipe) else load_recipe(base)
+        names = [models] if isinstance(models, str) else models
+        return Study.of_models(names, base.override(**settings))
+    if recipe is not None:
+        raise UserError("recipe is what models are trained with: name them, or leave it out.")
+    for key, way_out in (("lr", "rates in the study"), ("seed", "seeds")):
+        if key in settings:
+            raise UserError(f"{key} differs from training to training in a study: see {way_out}.")
+    plan = study if isinstance(study, Study) else load_study(study)
+    return replace(plan, recipe=plan.recipe.override(**settings))
 
 
 @dataclass(frozen=True)
@@ -108,7 +138,7 @@ class _Work:
         folder: where everything is written.
         task: what is learnt.
         found: the pictures.
-        held: the pictures to train on, a part of them held back.
+        held: the pictures to train on, a part of them held back; none where no rate is chosen.
         console: where each training is announced.
         progress: show progress bars.
     """
@@ -116,15 +146,23 @@ class _Work:
     folder: StudyFolder
     task: Task
     found: Folders
-    held: Folders
+    held: Folders | None
     console: Console
     progress: bool
 
     def choose_rate(self, entry: Entry) -> None:
+        if self.held is None:
+            return
         study = self.folder.study
-        for rate in study.rates if len(study.rates) > 1 else ():
-            run = self.folder.tuning(entry, rate)
-            self._run(run, study.tuning(entry, rate), self.held, f"{entry.name}, lr {rate:g}")
+        for rate in study.rates:
+            if rate in self.folder.tried(entry):
+                continue
+            run, recipe = self.folder.tuning(entry, rate), study.tuning(entry, rate)
+            try:
+                self._run(run, recipe, self.held, f"{entry.name}, lr {rate:g}")
+            except DivergedError as error:
+                self.console.print(f"{error}", markup=False)
+                self.folder.mark_diverged(entry, rate, str(error))
 
     def train(self, entry: Entry, seed: int) -> None:
         rate = self.folder.rate(entry)
@@ -137,53 +175,65 @@ class _Work:
         from mobilevit.checkpoints import load_checkpoint
         from mobilevit.verbs.train import train_folders
 
-        if finished(run, recipe):
+        if finished_rows(run, recipe):
             return
         self.console.rule(title, align="left")
-        saved = load_checkpoint(run.last, training=True) if run.last.is_file() else None
-        train_folders(
-            self.task,
-            folders,
-            recipe,
-            run,
-            saved,
-            check=False,
-            progress=self.progress,
-            draw=False,
-        )
+        make_folder(run.path)
+        try:
+            with FileLock(run.path / ".lock", timeout=0):
+                saved = load_checkpoint(run.last, training=True) if run.last.is_file() else None
+                train_folders(
+                    *(self.task, folders, recipe, run, saved),
+                    check=False,
+                    progress=self.progress,
+                    draw=False,
+                )
+        except Timeout as error:
+            raise UserError(
+                f"{run.path}: another process trains it. Share the work with different only."
+            ) from error
         write_report(self.folder, self.found)
 
 
-def _measure(folder: StudyFolder, data: Path, console: Console) -> None:
-    """Measure the networks of seed 0, latency of all of them in one run."""
+def _measure(work: _Work) -> None:
+    """Measure the networks of seed 0, the latency of all of them in one run."""
     from mobilevit.checkpoints import load_checkpoint
     from mobilevit.deployment.cost import count_parameters
+    from mobilevit.deployment.runtimes import load_predictor
     from mobilevit.verbs.benchmark import benchmark
     from mobilevit.verbs.export import export
-    from mobilevit.verbs.robustness import robustness
+    from mobilevit.verbs.labelled import Labelled
+    from mobilevit.verbs.robustness import measure_robustness
 
+    folder, found = work.folder, work.found
     results = [r for r in folder.results() if r.trained and r.trained[0].seed == 0]
-    if all(result.measures for result in results):
+    if all("robustness" in result.measures for result in results):
         return
     checkpoints = [folder.final(result.entry, 0).last for result in results]
-    console.rule("cost and latency", align="left")
-    artefacts = [export(checkpoint, data=data).path for checkpoint in checkpoints]
+    work.console.rule("cost and latency", align="left")
+    artefacts = [export(checkpoint, data=found.source).path for checkpoint in checkpoints]
     timed = benchmark([*checkpoints, *artefacts], batch_sizes=(1,), threads=(1,))
-    measures: dict[str, Any] = {}
+    known = folder.measured()
     for i, (result, checkpoint) in enumerate(zip(results, checkpoints, strict=True)):
         network: Any = load_checkpoint(checkpoint).network
-        known = result.measures.get("robustness")
-        if known is None:
-            console.rule(f"robustness of {result.entry.name}", align="left")
-            known = robustness(checkpoint, data, threads=1).to_dict()
-        measures[result.entry.slug] = {
-            "parameters": timed.models[i]["parameters"],
-            "backbone_parameters": timed.models[i]["parameters"]
-            - count_parameters(network.get_classifier()),
+        parameters = timed.models[i]["parameters"]
+        known[result.entry.slug] = {
+            "network": result.trained[0].key,
+            "parameters": parameters,
+            "backbone_parameters": parameters - count_parameters(network.get_classifier()),
             "multiply_adds": timed.models[i]["multiply_adds"],
             "pytorch_ms": timed.timings[i].median_ms,
             "onnx_ms": timed.timings[len(results) + i].median_ms,
             "machine": timed.machine,
-            "robustness": known,
+            **{key: value for key, value in result.measures.items() if key == "robustness"},
         }
-    write_text(folder.measures, json.dumps(measures, indent=2))
+    write_text(folder.measures, json.dumps(known, indent=2))
+    paths, labels = zip(*((sample.path, sample.label) for sample in found.val), strict=True)
+    labelled = Labelled(found.source, "val", paths, labels)
+    for result, checkpoint in zip(results, checkpoints, strict=True):
+        measures = known[result.entry.slug]
+        if "robustness" not in measures:
+            work.console.rule(f"robustness of {result.entry.name}", align="left")
+            tough = measure_robustness(load_predictor(checkpoint, threads=1), labelled)
+            measures["robustness"] = tough.to_dict()
+            write_text(folder.measures, json.dumps(known, indent=2))

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilevit.data.folders import read_folders
 from mobilevit.data.scan import Finding, Scan, scan, usable_cores
 from mobilevit.errors import UserError
+from mobilevit.machine import processor, versions
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
 EXTRAS = {
-    "train": ("lightning-fabric", "matplotlib", "tensorboard"),
+    "train": ("lightning-fabric", "matplotlib", "tensorboard", "filelock"),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "hub": ("huggingface_hub",),
     "demo": ("scikit-learn",),
@@ -160,34 +160,27 @@ def pip_line(extras: Sequence[str]) -> str:
 
 def _examine_machine() -> tuple[Machine, tuple[Finding, ...]]:
     optional = [name for names in EXTRAS.values() for name in names]
-    versions = {name: _version(name) for name in ("mobilevit", *_CORE, *optional)}
-    extras = {extra: all(versions[name] for name in names) for extra, names in EXTRAS.items()}
+    found = versions(("mobilevit", *_CORE, *optional))
+    extras = {extra: all(found[name] for name in names) for extra, names in EXTRAS.items()}
     missing = {
         verb: [extra for extra in needed if not extras[extra]] for verb, needed in _VERBS.items()
     }
-    devices, problems = _devices() if versions["torch"] else ((), ())
-    if absent := [name for name in _CORE if not versions[name]]:
+    devices, problems = _devices() if found["torch"] else ((), ())
+    if absent := [name for name in _CORE if not found[name]]:
         message = f"not installed: {', '.join(absent)}. Install with: pip install mobilevit"
         problems += (Finding("error", "missing-library", message),)
     machine = Machine(
         python=platform.python_version(),
         system=platform.platform(),
-        cpu=_cpu(),
+        cpu=processor(),
         cores=usable_cores(),
         memory=_memory(),
         devices=devices,
-        versions=versions,
+        versions=found,
         extras=extras,
         verbs={verb: pip_line(extras) if extras else None for verb, extras in missing.items()},
     )
     return machine, problems
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _devices() -> tuple[tuple[str, ...], tuple[Finding, ...]]:
@@ -205,23 +198,6 @@ def _devices() -> tuple[tuple[str, ...], tuple[Finding, ...]]:
     if torch.backends.mps.is_available():
         found.append("mps")
     return tuple(found), ()
-
-
-def _cpu() -> str:
-    try:
-        if platform.system() == "Linux":
-            for line in Path("/proc/cpuinfo").read_text().splitlines():
-                name, _, value = line.partition(":")
-                if name.strip() in ("model name", "Model"):
-                    return value.strip()
-        if platform.system() == "Darwin":
-            command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-            return subprocess.run(
-                command, capture_output=True, text=True, check=True
-            ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _memory() -> int | None:

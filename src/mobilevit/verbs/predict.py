@@ -130,7 +130,8 @@ def split_words(words: Sequence[str | Path]) -> tuple[str | Path | None, Sequenc
     if not words:
         raise UserError("predict needs pictures: files, folders or patterns like 'photos/*.jpg'.")
     first, *others = words
-    if not _is_model(first):
+    missing = not others and not Path(first).exists() and not is_shipped(str(first))
+    if missing or not _is_model(first):
         return None, words
     if not others:
         named = is_shipped(str(first)) and Path(first).is_dir()

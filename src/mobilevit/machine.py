@@ -1,0 +1,45 @@
+"""What ran: the processor and the versions of the libraries. Needs no torch."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+
+def processor() -> str:
+    """Return the model of the processor, as far as the system tells."""
+    try:
+        if platform.system() == "Linux":
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+                name, _, value = line.partition(":")
+                if name.strip() in ("model name", "Model"):
+                    return value.strip()
+        if platform.system() == "Darwin":
+            command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            return subprocess.run(
+                command, capture_output=True, text=True, check=True
+            ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        pass
+    return platform.processor() or platform.machine()
+
+
+def versions(libraries: Iterable[str]) -> dict[str, str | None]:
+    """Return the version of each library, ``None`` for one that is not installed."""
+    found: dict[str, str | None] = {}
+    for name in libraries:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def describe_machine(libraries: Iterable[str]) -> str:
+    """Return the processor, Python and the libraries that are installed, in words."""
+    known = {"Python": platform.python_version(), **versions(libraries)}
+    words = [f"{name} {version}" for name, version in known.items() if version]
+    return ", ".join([processor(), *words])
