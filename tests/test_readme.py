@@ -41,9 +41,9 @@ def commands() -> list[list[str]]:
 
 
 def shortened(arguments: list[str]) -> list[str]:
-    """Train for one epoch, and once."""
+    """Train for one epoch, compare one training each."""
     if arguments[0] == "compare":
-        arguments = [*arguments, "--seeds", "1"]
+        arguments = [*arguments, "--seeds", "1", "--no-measure"]
     elif arguments[0] != "train" or "--resume" in arguments:
         return arguments
     if "--epochs" in arguments:

@@ -27,7 +27,7 @@ def without(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
             raise metadata.PackageNotFoundError(name)
         return "1.2.3"
 
-    monkeypatch.setattr(module.metadata, "version", version)
+    monkeypatch.setattr(metadata, "version", version)
 
 
 def test_the_machine():
@@ -58,7 +58,8 @@ def test_what_is_missing_is_answered_with_the_pip_line(monkeypatch):
     without(monkeypatch, "onnxruntime", "scikit-learn")
     report = doctor()
     assert report.ok
-    assert report.machine.extras == {"train": True, "onnx": False, "hub": True, "demo": False}
+    missing = {extra for extra, there in report.machine.extras.items() if not there}
+    assert missing == {"onnx", "demo"}
     verbs = report.machine.verbs
     assert verbs["train"] is None
     assert verbs["export --format onnx"] == 'pip install "mobilevit[onnx]"'

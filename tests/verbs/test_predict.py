@@ -92,6 +92,8 @@ def test_the_first_word_is_a_model_unless_it_can_only_be_pictures(run, photos, m
             split_words([word])
     with pytest.raises(UserError, match=r"\./imagenette for the folder"):
         split_words(["imagenette"])
+    with pytest.raises(UserError, match="Did you mean 'photos"):
+        split_words(["phtos"])
 
 
 def test_pictures_must_be_named(run):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from mobilevit.errors import UserError
+from mobilevit.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -130,13 +130,15 @@ def split_words(words: Sequence[str | Path]) -> tuple[str | Path | None, Sequenc
     if not words:
         raise UserError("predict needs pictures: files, folders or patterns like 'photos/*.jpg'.")
     first, *others = words
-    missing = not others and not Path(first).exists() and not is_shipped(str(first))
-    if missing or not _is_model(first):
+    if not _is_model(first):
         return None, words
     if not others:
-        named = is_shipped(str(first)) and Path(first).is_dir()
+        path = Path(first)
+        named = is_shipped(str(first)) and path.is_dir()
+        there = path.parent.iterdir() if path.parent.is_dir() and not path.exists() else ()
+        meant = nearest(path.name, [entry.name for entry in there])
         raise UserError(
-            f"{first}: it is taken for a model, and no pictures are named after it. Write: "
+            f"{first}: it is taken for a model, and no pictures are named after it.{meant} Write: "
             f"mobilevit predict [MODEL] PICTURES{f', and ./{first} for the folder' * named}."
         )
     return first, others
