@@ -40,9 +40,9 @@ def draw_accuracy(path: Path, results: Sequence[Result]) -> None:
             x, y, spread = zip(*points, strict=True)
             axes.errorbar(x, [v * 100 for v in y], [s * 100 for s in spread], fmt="o-", label=name)
         _label(axes, label)
-        axes.set_xscale("log")
+        axes.set_xlim(left=0)
     figure.axes[0].set_ylabel(f"{done[0].metric} on val, %")
-    figure.axes[0].legend()
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper")
     _save(figure, path)
 
 
