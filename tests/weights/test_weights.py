@@ -77,7 +77,7 @@ def test_it_knows_most_of_imagenettes_photos(name: str, shared_data: Path) -> No
     ]
     right = np.concatenate(answers) == [sample.label for sample in samples]
     assert len(right) == PICTURES
-    assert right.mean() > 0.75
+    assert right.mean() > 0.7  # of 200 pictures a standard error is 3 points
 
 
 def test_a_name_is_loaded_and_told_as_it_was_given() -> None:
