@@ -40,7 +40,7 @@ def draw_accuracy(path: Path, results: Sequence[Result]) -> None:
             x, y, spread = zip(*points, strict=True)
             axes.errorbar(x, [v * 100 for v in y], [s * 100 for s in spread], fmt="o-", label=name)
         _label(axes, label)
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.05 * max(result.measures[cost] * scale for result in done))
     figure.axes[0].set_ylabel(f"{done[0].metric} on val, %")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper")
     _save(figure, path)
