@@ -41,6 +41,17 @@ def enliven(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
+@torch.no_grad()
+def stir_norms(network: nn.Module) -> None:
+    """Make batch-norms do something: as they are made, in evaluation they do nothing."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.uniform_(0.5, 1.5)
+            module.bias.normal_(0, 0.2)
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+
+
 def timm_saved(folder: Path, name: str, **arguments: Any) -> Saved:
     timm = pytest.importorskip("timm")
     network = enliven(timm.create_model(name, num_classes=len(CLASSES), **arguments))

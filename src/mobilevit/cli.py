@@ -332,13 +332,6 @@ def _compare(arguments: Sequence[str]) -> Callable[..., int]:
         """
         from mobilevit.verbs.compare import compare as verb
 
-        before, now = defaults.to_dict(), settings.to_dict()
-        changed = {
-            key: value
-            for section, values in now.items()
-            for key, value in values.items()
-            if value != before[section][key]
-        }
         done = verb(
             data,
             study,
@@ -349,7 +342,7 @@ def _compare(arguments: Sequence[str]) -> Callable[..., int]:
             seeds=seeds,
             measure=measure,
             progress=progress,
-            **changed,
+            **defaults.changes(settings),
         )
         return _show(done, json)
 

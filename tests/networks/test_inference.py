@@ -6,6 +6,7 @@ from torch import nn
 
 from mobilevit.networks import Backbone, create_model
 from mobilevit.networks.inference import optimize
+from peers import stir_norms
 
 
 @pytest.fixture(scope="module", params=["mobilevit_xxs", "mobilevitv2_050"])
@@ -13,14 +14,10 @@ def network(request: pytest.FixtureRequest) -> Backbone:
     """A network whose batch-norms do something; no test may change it."""
     torch.manual_seed(0)
     network = create_model(request.param, num_classes=9)
+    stir_norms(network)
     with torch.no_grad():
         for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.weight.uniform_(0.5, 1.5)
-                module.bias.normal_(0, 0.2)
-                module.running_mean.normal_(0, 0.2)
-                module.running_var.uniform_(0.5, 1.5)
-            elif isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear):
                 module.weight.normal_(0, module.in_features**-0.5)
     return network.eval()
 

@@ -10,6 +10,7 @@ from mobilevit.deployment.cost import count_multiply_adds, count_parameters
 from mobilevit.errors import MissingExtraError, UserError
 from mobilevit.networks import TimmNetwork, check_model
 from mobilevit.networks.inference import optimize
+from peers import stir_norms
 
 timm = pytest.importorskip("timm", reason="timm is not installed")
 
@@ -19,13 +20,7 @@ def mobilenet() -> TimmNetwork:
     """MobileNetV3 whose batch-norms do something; no test may change it."""
     torch.manual_seed(0)
     network = TimmNetwork("mobilenetv3_small_050", 7)
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.weight.uniform_(0.5, 1.5)
-                module.bias.normal_(0, 0.2)
-                module.running_mean.normal_(0, 0.2)
-                module.running_var.uniform_(0.5, 1.5)
+    stir_norms(network)
     return network.eval()
 
 

@@ -33,6 +33,7 @@ def result(name: str, values: list[float], paper: float | None = None, **more: A
                 for epoch, v in ((1, value / 2), (2, value))
             ),
             {"machine": "x86", "torch": "2.14", "started": f"2026-01-0{seed + 1}T10:00"},
+            Path("last.safetensors"),
         )
         for seed, value in enumerate(values)
     ]

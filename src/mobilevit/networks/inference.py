@@ -47,14 +47,18 @@ def optimize(network: nn.Module, precision: str = "fp32") -> InferenceNetwork:
     if precision not in DTYPES:
         raise ValueError(f"precision is one of {', '.join(DTYPES)}, not '{precision}'")
     network = copy.deepcopy(network).eval().requires_grad_(False)
-    timms = [module for module in network.modules() if isinstance(module, TimmNetwork)]
-    for foreign in timms:
-        foreign.fold_norms()
-    theirs = {part for foreign in timms for part in foreign.modules()}
-    for module in set(network.modules()) - theirs:
-        conv, norm = getattr(module, "conv", None), getattr(module, "norm", None)
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            module.conv, module.norm = fuse_conv_bn_eval(conv, norm), nn.Identity()
+    if isinstance(network, TimmNetwork):
+        network.fold_norms()
+    else:
+        _fold_norms(network)
     dtype = DTYPES[precision]
     network = network.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return InferenceNetwork(network, dtype).eval()
+
+
+def _fold_norms(network: nn.Module) -> None:
+    """Fold the batch-norm of every block that has one behind its convolution, by their names."""
+    for module in network.modules():
+        conv, norm = getattr(module, "conv", None), getattr(module, "norm", None)
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            module.conv, module.norm = fuse_conv_bn_eval(conv, norm), nn.Identity()

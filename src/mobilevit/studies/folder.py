@@ -44,11 +44,13 @@ class Trained:
         seed: its seed.
         rows: the metrics of its epochs, as in ``metrics.jsonl``.
         facts: where it ran, as in ``run.json``.
+        checkpoint: the network after its last epoch.
     """
 
     seed: int
     rows: tuple[Mapping[str, Any], ...]
     facts: Mapping[str, Any]
+    checkpoint: Path
 
     @property
     def key(self) -> str:
@@ -175,10 +177,8 @@ class StudyFolder:
         """Return the run folder that tries a learning rate."""
         return RunFolder(self.path / entry.slug / f"rate-{rate:g}")
 
-    def final(self, entry: Entry, seed: int) -> RunFolder:
+    def final(self, entry: Entry, rate: float, seed: int) -> RunFolder:
         """Return the run folder of a training whose result counts."""
-        rate = self.rate(entry)
-        assert rate is not None
         return RunFolder(self.path / entry.slug / f"lr-{rate:g}-seed-{seed}")
 
     def mark_diverged(self, entry: Entry, rate: float, reason: str) -> None:
@@ -187,11 +187,7 @@ class StudyFolder:
 
     def rate(self, entry: Entry) -> float | None:
         """Return the rate that reached most, of equals the lower; none while some are open."""
-        rates = sorted(self.study.rates)
-        if len(rates) == 1:
-            return rates[0]
-        tried = self.tried(entry)
-        return max(rates, key=lambda rate: tried[rate]) if len(tried) == len(rates) else None
+        return self._best(self.tried(entry))
 
     def results(self) -> tuple[Result, ...]:
         """Return what is known of every entry."""
@@ -206,16 +202,23 @@ class StudyFolder:
         return known
 
     def _result(self, entry: Entry, measured: Mapping[str, Any]) -> Result:
-        tried, rate, trained = self.tried(entry), self.rate(entry), []
+        tried, trained = self.tried(entry), []
+        rate = self._best(tried)
         if rate is not None:
             for seed in range(self.study.seeds):
-                recipe = self.study.final(entry, rate, seed)
-                if rows := finished_rows(self.final(entry, seed), recipe):
-                    trained.append(Trained(seed, tuple(rows), self.final(entry, seed).facts()))
+                run = self.final(entry, rate, seed)
+                if rows := finished_rows(run, self.study.final(entry, rate, seed)):
+                    trained.append(Trained(seed, tuple(rows), run.facts(), run.last))
         measures = measured.get(entry.slug, {})
         if not trained or measures.get("network") != trained[0].key:
             measures = {}
         return Result(entry, tried, rate, tuple(trained), measures, self.metric)
+
+    def _best(self, tried: Mapping[float, float]) -> float | None:
+        rates = sorted(self.study.rates)
+        if len(rates) == 1:
+            return rates[0]
+        return max(rates, key=lambda rate: tried[rate]) if len(tried) == len(rates) else None
 
     def tried(self, entry: Entry) -> dict[float, float]:
         """Return what each learning rate reached on the held-back part; 0 if it diverged."""
@@ -241,14 +244,9 @@ def finished_rows(run: RunFolder, recipe: Recipe) -> list[dict[str, Any]]:
         return []
     theirs = load_recipe(run.recipe).override(**_OF_NO_CONSEQUENCE)
     recipe = recipe.override(**_OF_NO_CONSEQUENCE)
-    if theirs != recipe:
-        ours, other = recipe.to_dict(), theirs.to_dict()
-        differing = [
-            f"{key} {other[section][key]} there, {value} here"
-            for section, values in ours.items()
-            for key, value in values.items()
-            if other[section][key] != value
-        ]
+    if here := theirs.changes(recipe):
+        there = recipe.changes(theirs)
+        differing = [f"{name} {there[name]} there, {value} here" for name, value in here.items()]
         raise UserError(
             f"{run.path}: it was trained with other settings ({'; '.join(differing)}). "
             "Choose another output, or the settings of that one."

@@ -150,7 +150,7 @@ def write_report(folder: StudyFolder, folders: Folders) -> StudyReport:
 def _top1(result: Result) -> str:
     if result.mean is None:
         return ""
-    spread = "" if result.spread is None else f" ± {result.spread:.1%}".rstrip("%")
+    spread = "" if result.spread is None else f" ± {_number(result.spread, 1, 100)}"
     return f"{result.mean * 100:.1f}{spread} ({len(result.trained)})"
 
 

@@ -278,6 +278,16 @@ class Recipe:
                 raise UserError(f"{source}: {name} is {value}, it must be {bounds}.")
         return self
 
+    def changes(self, other: Recipe) -> dict[str, Any]:
+        """Return what ``override`` makes another recipe of this one with, as plain Python."""
+        mine, theirs = self.to_dict(), other.to_dict()
+        return {
+            name: value
+            for section, values in theirs.items()
+            for name, value in values.items()
+            if value != mine[section][name]
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as nested plain Python."""
         return {

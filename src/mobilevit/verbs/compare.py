@@ -152,9 +152,9 @@ class _Work:
     def choose_rate(self, entry: Entry) -> None:
         if self.held is None:
             return
-        study = self.folder.study
+        study, tried = self.folder.study, self.folder.tried(entry)
         for rate in study.rates:
-            if rate in self.folder.tried(entry):
+            if rate in tried:
                 continue
             run, recipe = self.folder.tuning(entry, rate), study.tuning(entry, rate)
             try:
@@ -167,8 +167,8 @@ class _Work:
         rate = self.folder.rate(entry)
         assert rate is not None
         recipe = self.folder.study.final(entry, rate, seed)
-        title = f"{entry.name}, lr {recipe.optimizer.lr:g}, seed {seed}"
-        self._run(self.folder.final(entry, seed), recipe, self.found, title)
+        title = f"{entry.name}, lr {rate:g}, seed {seed}"
+        self._run(self.folder.final(entry, rate, seed), recipe, self.found, title)
 
     def _run(self, run: RunFolder, recipe: Recipe, folders: Folders, title: str) -> None:
         from mobilevit.checkpoints import load_checkpoint
@@ -208,7 +208,7 @@ def _measure(work: _Work) -> None:
     results = [r for r in folder.results() if r.trained and r.trained[0].seed == 0]
     if all("robustness" in result.measures for result in results):
         return
-    checkpoints = [folder.final(result.entry, 0).last for result in results]
+    checkpoints = [result.trained[0].checkpoint for result in results]
     work.console.rule("cost and latency", align="left")
     artefacts = [export(checkpoint, data=found.source).path for checkpoint in checkpoints]
     timed = benchmark([*checkpoints, *artefacts], batch_sizes=(1,), threads=(1,))

@@ -159,7 +159,10 @@ def measure_robustness(
         except UserError as error:
             left_out[side] = str(error)
             continue
-        resized[side] = _measure(other, labelled, batch_size, f"at {side} px")[0][_CLEAN]
+        found = shares  # at its own size it has been run
+        if other is not predictor:
+            found, _ = _measure(other, labelled, batch_size, f"at {side} px")
+        resized[side] = found[_CLEAN]
     return Robustness(
         metric=get_task(predictor.contract.task).primary,
         clean=shares[_CLEAN],
