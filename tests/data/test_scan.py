@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from mobilevit.data import scan as scanning
+from mobilevit.data.findings import Finding
 from mobilevit.data.folders import read_folders
-from mobilevit.data.scan import Finding, Scan, drop_unreadable, scan
+from mobilevit.data.scan import Scan, drop_unreadable, scan
 
 
 def picture(path: Path, seed: int = 0, size: tuple[int, int] = (40, 32)) -> Path:

@@ -1,4 +1,4 @@
-"""Folders of class folders: which picture has which label, and which side of the split it is on."""
+"""Labelled pictures, and folders of class folders: which picture has which label, on which side."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from mobilevit.data.decoding import EXTENSIONS
+from mobilevit.data.findings import Finding
 from mobilevit.errors import UserError, nearest
+
+Label = TypeVar("Label")
+"""What is known of a picture: the index of its class (``int``), or its ``Boxes``."""
 
 VAL_NAMES = ("val", "valid", "validation", "test")
 """Names of the folder to validate on; where there are several, the first of these is taken."""
@@ -27,33 +32,40 @@ _NUMBER = re.compile(r"(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """A picture and the index of its class in ``Folders.class_names``."""
+class Sample(Generic[Label]):
+    """A picture and its label: the index of its class in ``Folders.class_names``, or its boxes."""
 
     path: Path
-    label: int
+    label: Label
 
 
 @dataclass(frozen=True)
-class Folders:
-    """Labelled pictures, in two splits.
+class Folders(Generic[Label]):
+    """Labelled pictures, in two splits or three.
 
     Attributes:
-        class_names: sorted; a class without pictures is among them.
-        train: the pictures to train on, by class and then by path.
+        class_names: of class folders sorted, of boxes as the user's files have them; a class
+            without pictures is among them.
+        train: the pictures to train on; of class folders by class and then by path.
         val: the pictures to validate on, in the same order.
-        source: the folder they were found in.
+        source: the folder, or the file, they were found in.
         ignored: files that are no pictures by their ending, and pictures outside a class folder.
+        test: pictures that are neither trained nor validated on, if the data have such a split.
+        class_ids: the user's own numbers of the classes, where they are not 0, 1, 2 …
+        findings: what was wrong with the labels when they were read.
     """
 
     class_names: tuple[str, ...]
-    train: tuple[Sample, ...]
-    val: tuple[Sample, ...]
+    train: tuple[Sample[Label], ...]
+    val: tuple[Sample[Label], ...]
     source: Path
     ignored: tuple[Path, ...] = ()
+    test: tuple[Sample[Label], ...] = ()
+    class_ids: tuple[int, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
-def read_folders(data: str | Path, val_fraction: float = 0.2) -> Folders:
+def read_folders(data: str | Path, val_fraction: float = 0.2) -> Folders[int]:
     """Find the labelled pictures of a folder.
 
     With ``train/`` and ``val/`` (or ``valid/``, ``validation/``, ``test/``; capitals do not
@@ -96,7 +108,7 @@ def read_folders(data: str | Path, val_fraction: float = 0.2) -> Folders:
                 "a share of the pictures to train on is then held out."
             )
     else:
-        kept, held_out = _split(samples, val_fraction)
+        kept, held_out = split_by_content(samples, val_fraction)
         if not kept or not held_out:
             raise UserError(
                 f"{train}: all of its {len(samples)} pictures fell on one side when a share of "
@@ -108,7 +120,7 @@ def read_folders(data: str | Path, val_fraction: float = 0.2) -> Folders:
     return Folders(names, tuple(kept), tuple(held_out), data, tuple(ignored))
 
 
-def data_hash(samples: Iterable[Sample], root: Path) -> str:
+def data_hash(samples: Iterable[Sample[Any]], root: Path) -> str:
     """Return a hash of the samples' names and labels, in order."""
     digest = hashlib.blake2b(digest_size=8)
     for sample in samples:
@@ -117,7 +129,7 @@ def data_hash(samples: Iterable[Sample], root: Path) -> str:
     return digest.hexdigest()
 
 
-def hold_back(folders: Folders, fraction: float) -> Folders:
+def hold_back(folders: Folders[Label], fraction: float) -> Folders[Label]:
     """Return the pictures to train on, split anew by their content; val is left out of it.
 
     Args:
@@ -127,7 +139,7 @@ def hold_back(folders: Folders, fraction: float) -> Folders:
     Raises:
         UserError: when a side comes out empty.
     """
-    kept, held_out = _split(folders.train, fraction)
+    kept, held_out = split_by_content(folders.train, fraction)
     if not kept or not held_out:
         raise UserError(
             f"{folders.source}: all of its {len(folders.train)} pictures to train on fell on one "
@@ -228,16 +240,18 @@ def _checked_names(
     return names
 
 
-def _samples(classes: dict[str, list[Path]], names: Sequence[str]) -> list[Sample]:
+def _samples(classes: dict[str, list[Path]], names: Sequence[str]) -> list[Sample[int]]:
     labels = {name: label for label, name in enumerate(names)}
     return [Sample(path, labels[name]) for name, paths in classes.items() for path in paths]
 
 
-def _split(samples: Sequence[Sample], val_fraction: float) -> tuple[list[Sample], list[Sample]]:
-    """Put each sample on one side by its content alone."""
+def split_by_content(
+    samples: Sequence[Sample[Label]], val_fraction: float
+) -> tuple[list[Sample[Label]], list[Sample[Label]]]:
+    """Put each sample on one side by its picture's content alone; a share goes to the second."""
     with ThreadPoolExecutor() as pool:
         places = list(pool.map(_place, (sample.path for sample in samples)))
-    sides: tuple[list[Sample], list[Sample]] = ([], [])
+    sides: tuple[list[Sample[Label]], list[Sample[Label]]] = ([], [])
     for sample, place in zip(samples, places, strict=True):
         sides[place < val_fraction].append(sample)
     return sides

@@ -10,12 +10,11 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from mobilevit.data.decoding import Picture, PictureError
+from mobilevit.data.findings import Finding, by_severity
 from mobilevit.data.folders import Folders, Sample, fingerprint, is_picture
-
-Severity = Literal["error", "warning", "info"]
 
 _WORTH_A_POOL = 200
 _FEW = 10
@@ -24,24 +23,6 @@ _TINY = 32
 _HUGE = 50_000_000
 _USUAL_MODES = {"RGB", "L"}
 _FOREIGN_PHOTOS = {".heic", ".heif", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".psd", ".svg"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something about the data that its owner should know.
-
-    Attributes:
-        severity: ``"error"``: training on it cannot go well. ``"warning"``: training works, but
-            teaches or measures less than it seems. ``"info"``: good to know.
-        check: the name of the check, for example ``"duplicate-across-splits"``.
-        message: what was found and the way out.
-        paths: the files it is about.
-    """
-
-    severity: Severity
-    check: str
-    message: str
-    paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,12 +82,12 @@ class _Record(NamedTuple):
 class _Entry(NamedTuple):
     """A picture that was read, and its place in the data set."""
 
-    sample: Sample
+    sample: Sample[Any]
     split: str
     record: _Record
 
 
-def scan(folders: Folders, workers: int | None = None, progress: bool = True) -> Scan:
+def scan(folders: Folders[Any], workers: int | None = None, progress: bool = True) -> Scan:
     """Decode every picture and say what is wrong with the data.
 
     Args:
@@ -136,16 +117,15 @@ def scan(folders: Folders, workers: int | None = None, progress: bool = True) ->
         *_check_pixels(readable),
         *_check_ignored(folders),
     ]
-    findings.sort(key=lambda finding: ("error", "warning", "info").index(finding.severity))
     return Scan(
-        findings=tuple(findings),
+        findings=by_severity(findings),
         unreadable=frozenset(entry.sample.path for entry in entries if entry.record.reason),
         counts=counts,
         sizes=_sizes(readable),
     )
 
 
-def drop_unreadable(folders: Folders, scan: Scan) -> Folders:
+def drop_unreadable(folders: Folders[Any], scan: Scan) -> Folders[Any]:
     """Return the folders without the pictures that cannot be read."""
     return replace(
         folders,
@@ -359,7 +339,7 @@ def _check_pixels(readable: Sequence[_Entry]) -> Iterator[Finding]:
         )
 
 
-def _check_ignored(folders: Folders) -> Iterator[Finding]:
+def _check_ignored(folders: Folders[Any]) -> Iterator[Finding]:
     loose = [path for path in folders.ignored if is_picture(path)]
     if loose:
         yield Finding(

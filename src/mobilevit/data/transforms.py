@@ -64,7 +64,7 @@ class TrainDataset(Dataset[tuple[Tensor, int] | None]):
     A picture that cannot be read any more gives ``None`` and a warning that names it.
     """
 
-    def __init__(self, samples: Sequence[Sample], transform: TrainTransform) -> None:
+    def __init__(self, samples: Sequence[Sample[int]], transform: TrainTransform) -> None:
         self.samples = samples
         self.transform = transform
 
@@ -81,7 +81,7 @@ class TrainDataset(Dataset[tuple[Tensor, int] | None]):
 class EvalDataset(Dataset[tuple[Tensor, int] | None]):
     """Samples as the contract wants them, (float32 tensor (3, H, W) in [0, 1], label)."""
 
-    def __init__(self, samples: Sequence[Sample], contract: Contract) -> None:
+    def __init__(self, samples: Sequence[Sample[int]], contract: Contract) -> None:
         self.samples = samples
         self.contract = contract
 

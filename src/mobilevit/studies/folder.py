@@ -149,7 +149,7 @@ class StudyFolder:
         self.metric = metric
         self.measures = path / "measures.json"
 
-    def begin(self, folders: Folders) -> None:
+    def begin(self, folders: Folders[Any]) -> None:
         """Make the folder, and remember the pictures.
 
         Raises:

@@ -122,7 +122,7 @@ class StudyReport:
         return "\n\n".join(parts) + "\n"
 
 
-def write_report(folder: StudyFolder, folders: Folders) -> StudyReport:
+def write_report(folder: StudyFolder, folders: Folders[Any]) -> StudyReport:
     """Write the tables, the plots and the JSON of what is known, and return it.
 
     Args:

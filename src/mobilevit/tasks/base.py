@@ -53,10 +53,10 @@ class TrainingSide(Protocol):
     def collate(self, samples: Any) -> Any:
         """Make a batch of samples: inputs and targets, as tensors."""
 
-    def train_dataset(self, samples: Sequence[Sample]) -> Dataset[Any]:
+    def train_dataset(self, samples: Sequence[Sample[Any]]) -> Dataset[Any]:
         """Return the augmented samples, to be indexed with ``SampleKey``."""
 
-    def eval_dataset(self, samples: Sequence[Sample], contract: Contract) -> Dataset[Any]:
+    def eval_dataset(self, samples: Sequence[Sample[Any]], contract: Contract) -> Dataset[Any]:
         """Return the samples as the contract wants them."""
 
     def prepare(self, pictures: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,7 +83,7 @@ class Task(Protocol):
     name: str
     primary: str
 
-    def read(self, data: str | Path, val_fraction: float | None = 0.2) -> Folders:
+    def read(self, data: str | Path, val_fraction: float | None = 0.2) -> Folders[Any]:
         """Find the labelled pictures of a data set.
 
         Args:
@@ -114,7 +114,7 @@ class Task(Protocol):
     def training(self, recipe: Recipe, class_names: Sequence[str]) -> TrainingSide:
         """Return the training side of the task."""
 
-    def draw_run(self, model: Path, folders: Folders, folder: Path) -> None:
+    def draw_run(self, model: Path, folders: Folders[Any], folder: Path) -> None:
         """Draw what a trained network does on the val pictures.
 
         Args:

@@ -46,7 +46,7 @@ class Display:
 
     @contextmanager
     def running(
-        self, recipe: Recipe, folders: Folders, model: str, fabric: Fabric
+        self, recipe: Recipe, folders: Folders[Any], model: str, fabric: Fabric
     ) -> Iterator[None]:
         """Announce the run, and keep the bar up while it lasts."""
         self.total = recipe.training.epochs * len(folders.train)

@@ -42,7 +42,7 @@ def fit(
     fabric: Fabric,
     task: Task,
     recipe: Recipe,
-    folders: Folders,
+    folders: Folders[Any],
     run: RunFolder,
     saved: Checkpoint | None = None,
     weights: Pretrained | None = None,

@@ -144,8 +144,8 @@ class _Work:
 
     folder: StudyFolder
     task: Task
-    found: Folders
-    held: Folders | None
+    found: Folders[Any]
+    held: Folders[Any] | None
     console: Console
     progress: bool
 
@@ -170,7 +170,7 @@ class _Work:
         title = f"{entry.name}, lr {rate:g}, seed {seed}"
         self._run(self.folder.final(entry, rate, seed), recipe, self.found, title)
 
-    def _run(self, run: RunFolder, recipe: Recipe, folders: Folders, title: str) -> None:
+    def _run(self, run: RunFolder, recipe: Recipe, folders: Folders[Any], title: str) -> None:
         from mobilevit.checkpoints import load_checkpoint
         from mobilevit.verbs.train import train_folders
 

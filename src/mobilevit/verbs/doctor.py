@@ -10,8 +10,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mobilevit.data.findings import Finding
 from mobilevit.data.folders import read_folders
-from mobilevit.data.scan import Finding, Scan, scan, usable_cores
+from mobilevit.data.scan import Scan, scan, usable_cores
 from mobilevit.errors import UserError
 from mobilevit.machine import processor, versions
 

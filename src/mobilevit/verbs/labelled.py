@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from mobilevit.errors import UserError, nearest, unknown
@@ -129,7 +129,7 @@ def with_bar(found: Iterator[Batch], pictures: int, title: str) -> Iterator[Batc
             bar.advance(task, len(batch.positions) + len(batch.unreadable))
 
 
-def _choose(folders: Folders, split: str) -> tuple[list[Sample], str]:
+def _choose(folders: Folders[Any], split: str) -> tuple[list[Sample[Any]], str]:
     """Return the pictures of a split, and which they are in words."""
     if split == "all":
         return [*folders.train, *folders.val], "all"
@@ -147,7 +147,7 @@ def _choose(folders: Folders, split: str) -> tuple[list[Sample], str]:
 
 
 def _match(
-    folders: Folders, samples: Sequence[Sample], known: tuple[str, ...], model: str
+    folders: Folders[Any], samples: Sequence[Sample[Any]], known: tuple[str, ...], model: str
 ) -> list[int]:
     """Return for each sample the index of its class among those the network knows."""
     exact = {name: index for index, name in enumerate(known)}

@@ -120,7 +120,7 @@ def train(
 
 def train_folders(
     task: Task,
-    folders: Folders,
+    folders: Folders[Any],
     recipe: Recipe,
     run: RunFolder,
     saved: Checkpoint | None = None,
@@ -189,7 +189,7 @@ def _with_network(recipe: Recipe, start: Pretrained | None) -> Recipe:
     return recipe.override(model=theirs, patch_sizes=patches)
 
 
-def checked(folders: Folders, result: Scan, console: Console) -> Folders:
+def checked(folders: Folders[Any], result: Scan, console: Console) -> Folders[Any]:
     """Say what a scan found wrong, and leave out the unreadable.
 
     Raises:

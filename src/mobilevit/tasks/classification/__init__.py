@@ -28,7 +28,7 @@ class Classification:
     name = "classification"
     primary = "top1"
 
-    def read(self, data: str | Path, val_fraction: float | None = 0.2) -> Folders:
+    def read(self, data: str | Path, val_fraction: float | None = 0.2) -> Folders[int]:
         """Find the pictures of a folder of class folders, see ``read_folders``."""
         if val_fraction is not None:
             return read_folders(data, val_fraction)
@@ -61,7 +61,7 @@ class Classification:
 
         return ClassificationTraining(recipe, class_names)
 
-    def draw_run(self, model: Path, folders: Folders, folder: Path) -> None:
+    def draw_run(self, model: Path, folders: Folders[int], folder: Path) -> None:
         """Draw ``confusion.png`` and ``mistakes.png``."""
         from mobilevit.deployment.preprocess import batches
         from mobilevit.deployment.runtimes import load_predictor
@@ -89,6 +89,6 @@ class Classification:
         draw_mistakes(folder / "mistakes.png", mistakes)
 
 
-def _top(folders: Folders, sample: Sample) -> str:
+def _top(folders: Folders[int], sample: Sample[int]) -> str:
     """Return which folder right in the data set a picture lies in."""
     return sample.path.relative_to(folders.source).parts[0].lower()

@@ -35,11 +35,11 @@ class ClassificationTraining:
         """Stack samples into uint8 or float32 (B, 3, H, W) and labels (B,)."""
         return collate(samples)
 
-    def train_dataset(self, samples: Sequence[Sample]) -> TrainDataset:
+    def train_dataset(self, samples: Sequence[Sample[int]]) -> TrainDataset:
         """Return the augmented samples, to be indexed with ``SampleKey``."""
         return TrainDataset(samples, self.transform)
 
-    def eval_dataset(self, samples: Sequence[Sample], contract: Contract) -> EvalDataset:
+    def eval_dataset(self, samples: Sequence[Sample[int]], contract: Contract) -> EvalDataset:
         """Return the samples as the contract wants them."""
         return EvalDataset(samples, contract)
 

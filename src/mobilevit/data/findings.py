@@ -1,0 +1,32 @@
+"""What is found about a data set, and how grave it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["error", "warning", "info"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about the data that its owner should know.
+
+    Attributes:
+        severity: ``"error"``: training on it cannot go well. ``"warning"``: training works, but
+            teaches or measures less than it seems. ``"info"``: good to know.
+        check: the name of the check, for example ``"duplicate-across-splits"``.
+        message: what was found and the way out.
+        paths: the files it is about.
+    """
+
+    severity: Severity
+    check: str
+    message: str
+    paths: tuple[str, ...] = ()
+
+
+def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Return the findings, errors first, then warnings, then the rest."""
+    return tuple(sorted(findings, key=lambda f: ("error", "warning", "info").index(f.severity)))
