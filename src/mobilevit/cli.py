@@ -18,7 +18,6 @@ from mobilevit.errors import UserError, unknown
 from mobilevit.studies.study import DEFAULT_STUDY, load_study
 from mobilevit.training.recipe import (
     DEFAULT_RECIPE,
-    FINETUNE_RECIPE,
     Multiple,
     Numbers,
     Recipe,
@@ -34,7 +33,10 @@ Source = (
 Model = Annotated[Positional[str], arg(metavar="MODEL", help=f"An .onnx file, or: {Source}")]
 Library = Literal["mobilevit", "timm", "transformers", "cvnets"]
 Threads = Annotated[int | None, arg(help="Threads that compute; none given: the runtime's.")]
-Data = "A folder of class folders, with train/ and val/ or without."
+Data = (
+    "A folder of class folders, with train/ and val/ or without; for a detector, boxes as COCO, "
+    "YOLO or Pascal VOC have them."
+)
 
 constructors = ConstructorRegistry()
 
@@ -111,7 +113,12 @@ def _commands(arguments: Sequence[str]) -> dict[str, Callable[..., int]]:
 
 def _train(arguments: Sequence[str]) -> Callable[..., int]:
     """Make the command whose defaults are those of the recipe that is asked for."""
-    usual = FINETUNE_RECIPE if _given(arguments, "--weights") else DEFAULT_RECIPE
+    usual = DEFAULT_RECIPE
+    if "train" in arguments[:1]:
+        from mobilevit.verbs.train import usual_recipe
+
+        there = (word for word in arguments[1:] if not word.startswith("-") and Path(word).exists())
+        usual = usual_recipe(next(there, None), _given(arguments, "--weights") or None)
     chosen = _given(arguments, "--recipe") or usual
     defaults = load_recipe(chosen) if "train" in arguments[:1] else Recipe()
 
@@ -131,8 +138,8 @@ def _train(arguments: Sequence[str]) -> Callable[..., int]:
         """Train a network on a folder of pictures.
 
         Args:
-            recipe: Name of a recipe or a YAML file; the defaults below are this recipe's. With
-                --weights it is finetune if none is given.
+            recipe: Name of a recipe or a YAML file; the defaults below are this recipe's. If none
+                is given, it is boxes for data with boxes, else finetune with --weights.
             output: Run folder to make; none given: the next free one under runs/.
             resume: Run folder whose interrupted training goes on.
             weights: Run folder, checkpoint, weights of another library, name on the Hugging Face
@@ -169,7 +176,7 @@ def _evaluate(
     model: Model,
     data: Annotated[Positional[Path], arg(metavar="DATA", help=Data)],
     *,
-    split: Literal["val", "train", "all"] = "val",
+    split: Literal["val", "train", "test", "all"] = "val",
     batch_size: int = 32,
     threads: Threads = None,
     output: Path | None = None,
@@ -200,7 +207,10 @@ def _predict(
         ),
     ],
     *,
-    top: int = 5,
+    top: int | None = None,
+    threshold: float | None = None,
+    draw: Path | None = None,
+    coco: Path | None = None,
     threads: Threads = None,
     batch_size: int = 16,
     json: Json = False,
@@ -208,12 +218,17 @@ def _predict(
     """Predict what is on pictures.
 
     Args:
-        top: Answers for each picture.
+        top: Answers for each picture; none given: five labels, all boxes.
+        threshold: How sure an answer is at least, 0 to 1; none given: 0 for labels, 0.3 for boxes.
+        draw: New folder to write the pictures into with the answers drawn on them.
+        coco: File to write boxes to, in COCO's format of results.
         batch_size: Pictures run at a time.
     """
     from mobilevit.verbs.predict import predict, split_words
 
-    return _show(predict(*split_words(words), top, threads, batch_size), json)
+    model, pictures = split_words(words)
+    found = predict(model, pictures, top, threads, batch_size, threshold, draw, coco)
+    return _show(found, json)
 
 
 def _export(
@@ -224,6 +239,7 @@ def _export(
     data: Path | None = None,
     dynamic_batch: Flag = False,
     tolerance: float | None = None,
+    raw: Flag = False,
     json: Json = False,
 ) -> int:
     """Export a checkpoint, and run the result beside PyTorch on real pictures.
@@ -233,29 +249,36 @@ def _export(
         output: File to write; none given: beside the checkpoint.
         data: Folder or picture to compare on; none given: what the run was validated on.
         dynamic_batch: Take any number of pictures at once instead of one.
-        tolerance: Largest difference allowed, as a share of the logits' range; none given: 0.001.
+        tolerance: Largest difference allowed, as a share of the outputs' range; none given: 0.001.
+        raw: Of a detector, leave out the choice among boxes (non-maximum suppression).
     """
     from mobilevit.verbs.export import export
 
-    return _show(export(model, format, output, data, dynamic_batch, tolerance), json)
+    return _show(export(model, format, output, data, dynamic_batch, tolerance, raw), json)
 
 
 def _convert(
-    source: Annotated[Positional[str], arg(metavar="SOURCE", help=Source)],
+    source: Annotated[
+        Positional[str],
+        arg(metavar="SOURCE", help=f"{Source} Or pictures with boxes as COCO, YOLO or VOC."),
+    ],
     target: Annotated[
         Positional[Path],
         arg(metavar="TARGET", help="A file (.safetensors, .pt, .bin), or a new folder."),
     ],
     *,
-    to: Library = "mobilevit",
+    to: Library | Literal["coco", "yolo", "voc"] = "mobilevit",
     library: Annotated[Library | None, arg(name="from")] = None,
     channel_order: Literal["RGB", "BGR"] | None = None,
     json: Json = False,
 ) -> int:
-    """Turn weights of one library into those of another, and read them back.
+    """Turn weights of one library, or boxes of one format, into those of another.
+
+    The result is read back to prove that it is the same.
 
     Args:
-        to: Library that is to read the target; cvnets is ml-cvnets and corenet.
+        to: Library that is to read the target; cvnets is ml-cvnets and corenet. For boxes, their
+            format: coco, yolo or voc.
         library: Library that wrote the source; none given: it is recognised.
         channel_order: What the source's weights take; none given: what is known of their origin.
     """
@@ -353,16 +376,20 @@ def _doctor(
     data: Annotated[Positional[Path | None], arg(metavar="DATA", help=Data)] = None,
     *,
     strict: Flag = False,
+    size: int = 320,
+    draw: Path | None = None,
     json: Json = False,
 ) -> int:
     """Examine this machine and, if one is given, a data set.
 
     Args:
         strict: Fail on warnings too.
+        size: Side of the pictures to train on, in pixels, which boxes are measured at.
+        draw: PNG to make, of some of the pictures with their labels.
     """
     from mobilevit.verbs.doctor import doctor
 
-    report = doctor(data)
+    report = doctor(data, size=size, draw=draw)
     _show(report, json)
     strictly = [finding for finding in report.findings if finding.severity != "info"]
     return int(not report.ok or (strict and bool(strictly)))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ def test_it_has_the_papers_parameters_and_anchors(name: str) -> None:
 
 
 def test_every_number_of_the_config_reaches_the_network() -> None:
-    config = SSDLiteConfig(num_classes=3, widths=(32, 80, 24, 16), anchors=(1, 2, 3, 4))
+    config = SSDLiteConfig(
+        num_classes=3, widths=(32, 80, 24, 16), anchors=(2, 4, 6, 8), ratios=(2, 3, 5)
+    )
     network = SSDLite(create_model("mobilevit_xxs", num_classes=0), config).eval()
     assert network.config == config
     assert network.num_classes == 3
@@ -62,8 +65,9 @@ def test_every_number_of_the_config_reaches_the_network() -> None:
     projected = [any(True for _ in head.project.parameters()) for head in heads]
     assert projected == [True, False, False, False]  # the others have the width already
     logits, offsets = network(torch.rand(1, 3, 96, 64))
-    assert logits.shape == (1, 24 * 1 + 6 * 2 + 2 * 3 + 4, 3)
-    assert offsets.shape == (1, 46, 4)
+    assert logits.shape == (1, 24 * 2 + 6 * 4 + 2 * 6 + 8, 3)
+    assert offsets.shape == (1, 92, 4)
+    assert network.anchors((96, 64)).shape == (92, 4)
 
 
 @pytest.mark.parametrize(("widths", "anchors"), [((64, 64, 64, 64), (6, 6, 4)), ((64, 64), (6, 6))])
@@ -74,6 +78,58 @@ def test_maps_that_do_not_fit_are_refused(
         detector(widths=widths, anchors=anchors)
 
 
+@pytest.mark.parametrize("anchors", [(6, 6, 5), (6, 6, 8), (6, 6, 0)])
+def test_anchors_that_the_ratios_do_not_make_are_refused(anchors: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"one of \[2, 4, 6\] with 2 ratios, not \(6, 6, \d\)"):
+        detector(widths=(64, 64, 64), anchors=anchors)
+
+
+def expected_anchors(size: tuple[int, int]) -> np.ndarray:
+    """Anchors as ml-cvnets lays them, box by box."""
+    scales = np.linspace(0.1, 1.05, 7)
+    height, width = size
+    boxes = []
+    for step in range(6):
+        rows, columns = (math.ceil(side / 2 ** (4 + step)) for side in (height, width))
+        if step == 5:
+            rows = columns = 1
+        small, large = scales[step], np.sqrt(scales[step] * scales[step + 1])
+        sides = [(small, small), (large, large)]
+        for ratio in (2, 3) if step < 5 else (2,):
+            sides += [
+                (small * np.sqrt(ratio), small / np.sqrt(ratio)),
+                (small / np.sqrt(ratio), small * np.sqrt(ratio)),
+            ]
+        for row in range(rows):
+            for column in range(columns):
+                x, y = (column + 0.5) / columns, (row + 0.5) / rows
+                for w, h in np.clip(sides, 0, 1):
+                    boxes.append((x - w / 2, y - h / 2, x + w / 2, y + h / 2))
+    return np.array(boxes)
+
+
+@pytest.mark.parametrize("size", [(320, 320), (256, 192), (75, 100)])
+def test_anchors_are_those_of_the_authors(network: SSDLite, size: tuple[int, int]) -> None:
+    expected = expected_anchors(size)
+    found = network.anchors(size).numpy()
+    assert len(found) == len(expected)
+    if size == (320, 320):
+        assert len(found) == 3232
+    np.testing.assert_allclose(found, expected, atol=1e-6, rtol=0)
+
+
+def test_scales_and_ratios_reach_the_anchors() -> None:
+    numbers = {"widths": (8, 8, 8), "anchors": (4, 4, 2), "ratios": (4,), "scales": (0.2, 0.5)}
+    anchors = detector(**numbers).anchors((16, 16))
+    sides = (anchors[:, 2:] - anchors[:, :2]).tolist()
+    geometric = [(0.2 * 0.3) ** 0.5, (0.3 * 0.4) ** 0.5, (0.4 * 0.5) ** 0.5]
+    expected: list[tuple[float, float]] = []
+    for small, large, boxes in zip((0.2, 0.3, 0.4), geometric, (4, 4, 2), strict=True):
+        of_map = [(small, small), (large, large), (2 * small, small / 2), (small / 2, 2 * small)]
+        expected += of_map[:boxes]
+    np.testing.assert_allclose(sides, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["mobilevit_xxs", "mobilevitv2_050"])
 @pytest.mark.parametrize("size", [(64, 64), (75, 100), (33, 200), (1, 1)])
 def test_any_input_size(name: str, size: tuple[int, int]) -> None:
@@ -81,10 +137,8 @@ def test_any_input_size(name: str, size: tuple[int, int]) -> None:
     network = detector(name, num_classes=2).eval()
     x = torch.rand(1, 3, *size)
     with torch.no_grad():
-        maps, (logits, offsets) = network.forward_maps(x), network(x)
-    anchors = sum(
-        y.shape[2] * y.shape[3] * n for y, n in zip(maps, network.config.anchors, strict=True)
-    )
+        logits, offsets = network(x)
+    anchors = len(network.anchors(size))
     assert logits.shape == (1, anchors, 2)
     assert offsets.shape == (1, anchors, 4)
     assert torch.isfinite(logits).all()

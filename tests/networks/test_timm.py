@@ -8,7 +8,7 @@ from torch import nn
 
 from mobilevit.deployment.cost import count_multiply_adds, count_parameters
 from mobilevit.errors import MissingExtraError, UserError
-from mobilevit.networks import TimmNetwork, check_model
+from mobilevit.networks import SSDLite, SSDLiteConfig, TimmFeatures, TimmNetwork, check_model
 from mobilevit.networks.inference import optimize
 from peers import stir_norms
 
@@ -124,6 +124,69 @@ def test_a_new_classifier_is_another_number_of_classes(mobilenet: TimmNetwork) -
 def test_what_timm_does_not_take_or_should_not_be_given_is_refused(numbers: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"timm:deit_tiny_patch16_224: .*" + next(iter(numbers))):
         deit(**numbers)
+
+
+@pytest.mark.parametrize(
+    ("name", "widths"),
+    [("mobilenetv3_small_050", (24, 288)), ("resnet10t", (256, 512))],
+)
+def test_features_are_timms_maps_at_strides_16_and_32(name: str, widths: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    network = TimmFeatures(name).eval()
+    theirs = timm.create_model(name, features_only=True).eval()
+    theirs.load_state_dict(network.network.state_dict())
+    x = torch.rand(1, 3, 64, 96)
+    mean, std = (torch.tensor(theirs.pretrained_cfg[k]).view(3, 1, 1) for k in ("mean", "std"))
+    with torch.no_grad():
+        found, expected = network(x), theirs((x - mean) / std)
+    assert network.widths == widths
+    assert [tuple(y.shape) for y in found] == [(1, widths[0], 4, 6), (1, widths[1], 2, 3)]
+    for mine, wanted in zip(found, expected[-2:], strict=True):
+        assert wanted.std() > 0
+        torch.testing.assert_close(mine, wanted)
+
+
+def test_a_detector_stands_on_timms_features_and_folds_their_norms() -> None:
+    torch.manual_seed(0)
+    network = SSDLite(TimmFeatures("mobilenetv3_small_050"), SSDLiteConfig(num_classes=3))
+    stir_norms(network)
+    network.eval()
+    x = torch.rand(2, 3, 128, 96)
+    with torch.no_grad():
+        expected = network(x)
+    assert expected[0].shape == (2, len(network.anchors((128, 96))), 3)
+    fast = optimize(network)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
+    for mine, wanted in zip(fast(x), expected, strict=True):
+        assert wanted.std() > 0.01
+        torch.testing.assert_close(mine, wanted, atol=1e-4 * wanted.abs().max().item(), rtol=0)
+
+
+def test_features_are_made_again_from_their_numbers() -> None:
+    network = TimmFeatures("resnet10t", stem_width=16)
+    again = TimmFeatures("resnet10t", **network.numbers)
+    again.load_state_dict(network.state_dict())
+    assert count_parameters(again) < count_parameters(TimmFeatures("resnet10t"))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("deit_tiny_patch16_224", "NCHW at 16"),
+        ("swin_tiny_patch4_window7_224", "NHWC at 4, 8, 16, 32"),
+        ("mobilenetv3_smal_100", "'mobilenetv3_small_100'"),
+    ],
+)
+def test_what_gives_no_such_maps_is_refused(name: str, words: str) -> None:
+    with pytest.raises(UserError, match=f"timm:{name}.*{words}"):
+        TimmFeatures(name)
+
+
+def test_numbers_that_features_do_not_take_are_refused() -> None:
+    with pytest.raises(UserError, match=r"timm:resnet10t: .*no_such_number=3"):
+        TimmFeatures("resnet10t", no_such_number=3)
+    with pytest.raises(UserError, match=r"timm:resnet10t: checkpoint_path='x' cannot be given"):
+        TimmFeatures("resnet10t", checkpoint_path="x")
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:

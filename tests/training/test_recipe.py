@@ -205,9 +205,9 @@ def test_a_multiple_is_written_with_or_without_its_x(tmp_path: Path, written: st
     assert "head_lr: 10.0\n" in Recipe().override(head_lr=written).to_yaml()
 
 
-def test_only_the_recipe_for_finetuning_leaves_the_network_open() -> None:
+def test_only_recipes_that_start_from_weights_leave_the_network_open() -> None:
     open_ = [name for name in list_recipes() if load_recipe(name).model.model is None]
-    assert open_ == ["finetune"]
+    assert open_ == ["boxes", "finetune", "ssdlite_coco"]
     assert Recipe().model_name == "mobilevit_xxs"
     assert Recipe().override(model="mobilevit_s").model_name == "mobilevit_s"
 

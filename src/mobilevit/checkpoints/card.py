@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mobilevit.checkpoints.files import Checkpoint, family
+from mobilevit.deployment.contract import Contract
 from mobilevit.deployment.cost import count_parameters
 
 PAPERS = {
@@ -20,6 +21,14 @@ SETTINGS = (
     *("randaugment", "erase", "mixup", "cutmix", "seed"),
 )
 """Settings of a recipe that a card names; one that is off is left out."""
+SHARES = ("top1", "top5", "map", "ap50", "ap75", "recall")
+"""Metrics that a card names, in percent."""
+OUTPUTS = {
+    "logits": "logits, one for each\nclass",
+    "detections": "detections,\n(batch, 200, 6): left, top, right, bottom as shares of the sides, "
+    "score, index of the class",
+    "candidates": "candidates,\na box and the probability of each class for every anchor",
+}
 NAMES_SHOWN = 20
 
 _CARD = """---
@@ -42,10 +51,9 @@ A {paper} network (`{model}`) for image {task}: {parameters:,} parameters,
 
 ## What it expects of a picture
 
-Turn it upright (EXIF), make it RGB, resize its shorter side to {resize} pixels ({interpolation},
-antialiased), crop {height} × {width} pixels (height × width) from the centre, divide by 255. No
-mean is subtracted. The input is float32, (batch, 3, {height}, {width}); the output is {output},
-one for each class. All of this stands in `config.json` and in `model.safetensors` too, and the
+Turn it upright (EXIF), make it RGB, {resize}, divide by 255. No
+mean is subtracted. The input is float32, (batch, 3, {height}, {width}); the output is {output}.
+All of this stands in `config.json` and in `model.safetensors` too, and the
 code below does it.
 
 ## How it was trained
@@ -64,7 +72,7 @@ for answer in predict("{source}", ["photo.jpg"]):
 
 ## Limits
 
-- It knows the classes above and no others: every picture gets one of them.
+- It knows the classes above and no others{limit}.
 - The numbers above hold for the pictures they were measured on; on others they may differ.
 - The checkpoint does not record which pictures it was trained on, nor a licence for its weights.
 """
@@ -90,13 +98,24 @@ def model_card(checkpoint: Checkpoint, name: str) -> str:
         pipeline=PIPELINES.get(contract.task, f"image-{contract.task}"),
         classes=_classes(contract.class_names),
         metrics=_metrics(checkpoint.metrics),
-        resize=contract.resize,
-        interpolation=contract.interpolation,
+        resize=_resize(contract),
         height=height,
         width=width,
-        output=contract.output,
+        output=OUTPUTS[contract.output],
+        limit=": every picture gets one of them" if contract.task == "classification" else "",
         training=_training(checkpoint.recipe, checkpoint.provenance),
         source=name if "/" in name else ".",
+    )
+
+
+def _resize(contract: Contract) -> str:
+    height, width = contract.size
+    kernel = f"({contract.interpolation},\nantialiased)"
+    if contract.resize is None:
+        return f"stretch it to {height} × {width} pixels (height × width) {kernel}"
+    return (
+        f"resize its shorter side to {contract.resize} pixels {kernel}, crop {height} × {width} "
+        "pixels (height × width) from the centre"
     )
 
 
@@ -109,7 +128,7 @@ def _classes(names: tuple[str, ...]) -> str:
 
 
 def _metrics(metrics: Mapping[str, Any]) -> str:
-    rows = [(key, f"{metrics[key]:.2%}") for key in ("top1", "top5") if key in metrics]
+    rows = [(key, f"{metrics[key]:.2%}") for key in SHARES if metrics.get(key) is not None]
     rows += [(key, f"{metrics[key]:.4f}") for key in ("loss",) if key in metrics]
     rows += [(key, f"{metrics[key]:,}") for key in ("samples", "epoch") if key in metrics]
     if not rows:

@@ -27,8 +27,13 @@ BLUE_FIRST = (("cvnets", "mobilevit"), ("transformers", "mobilevit"))
 _MARKS = {"transformers": "model_type", "timm": "architecture"}
 """What tells a library's ``config.json`` from any other."""
 _TASKS = {"": "classification", "deeplabv3": "segmentation", "ssdlite": "detection"}
-_USUAL = {"": ((256, 256), 288), "deeplabv3": ((512, 512), 512), "ssdlite": ((320, 320), 320)}
+_USUAL: dict[str, tuple[tuple[int, int], int | None]] = {
+    "": ((256, 256), 288),
+    "deeplabv3": ((512, 512), 512),
+    "ssdlite": ((320, 320), None),
+}
 """Task, and sizes in pixels that the authors evaluate at, by what stands on the backbone."""
+_OUTPUTS = {"ssdlite": "detections"}
 _KERNELS = {2: "bilinear", 3: "bicubic"}
 """Kernels by Pillow's numbers."""
 
@@ -108,7 +113,8 @@ def read_facts(
     if kernel not in INTERPOLATIONS:
         notes.append(f"pictures are resized bilinearly, for there is no '{kernel}' here")
         kernel = "bilinear"
-    contract = Contract(_TASKS[known.head], class_names, size, resize, kernel)
+    output = _OUTPUTS.get(known.head, "logits")
+    contract = Contract(_TASKS[known.head], class_names, size, resize, kernel, output=output)
     return Facts(contract.validated(source), order, rule, tuple(notes))
 
 
@@ -118,7 +124,7 @@ def write_configs(
     """Return the JSON files that a library wants beside the weights, by their names."""
     names = contract.class_names
     if library == "timm":
-        share = contract.size[0] / contract.resize
+        share = contract.size[0] / (contract.resize or contract.size[0])
         config = {
             "architecture": architecture["model"],
             "num_classes": len(names),
@@ -155,7 +161,7 @@ def write_configs(
         processor = {
             "image_processor_type": "MobileViTImageProcessor",
             "do_resize": True,
-            "size": {"shortest_edge": contract.resize},
+            "size": {"shortest_edge": contract.resize or min(contract.size)},
             "resample": {kernel: n for n, kernel in _KERNELS.items()}[contract.interpolation],
             "do_center_crop": True,
             "crop_size": {"height": height, "width": width},
@@ -205,7 +211,7 @@ def _v2_config(architecture: Mapping[str, Any]) -> dict[str, Any]:
 
 def _transformers(
     configs: Mapping[str, Any], source: str
-) -> tuple[tuple[int, int], int, str, Sequence[str] | None]:
+) -> tuple[tuple[int, int], int | None, str, Sequence[str] | None]:
     processor = configs.get(PROCESSOR, {})
     if processor.get("do_normalize"):
         raise _normalised(source, processor.get("image_mean"), processor.get("image_std"))
@@ -222,7 +228,7 @@ def _transformers(
 
 def _timm(
     config: Mapping[str, Any], source: str
-) -> tuple[tuple[int, int], int, str, Sequence[str] | None]:
+) -> tuple[tuple[int, int], int | None, str, Sequence[str] | None]:
     settings = config.get("pretrained_cfg", config)
     mean, deviation = settings.get("mean", (0, 0, 0)), settings.get("std", (1, 1, 1))
     if any(mean) or any(value != 1 for value in deviation):

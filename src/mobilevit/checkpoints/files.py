@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,13 @@ from mobilevit.networks import (
     DeepLabV3Config,
     SSDLite,
     SSDLiteConfig,
+    TimmFeatures,
     TimmNetwork,
+    TorchvisionSSDLite,
     create_model,
 )
 from mobilevit.networks.timm import PREFIX
+from mobilevit.networks.torchvision_ssdlite import NAME as TORCHVISION_SSDLITE
 
 FORMAT = "mobilevit-1"
 TRAINING = "training."
@@ -81,13 +84,20 @@ def architecture(name: str, network: nn.Module) -> dict[str, Any]:
     """
     if isinstance(network, TimmNetwork):
         return {"model": name, **network.numbers}
+    if isinstance(network, TorchvisionSSDLite):
+        return {"model": name, "head": {"type": "ssdlite", **network.numbers}}
     if isinstance(network, Backbone):
         numbers = asdict(network.config)
         return {"model": name, **numbers, "num_classes": network.num_classes}
     for kind, (head, _) in HEADS.items():
         if isinstance(network, head):
-            backbone = {**asdict(network.backbone.config), "num_classes": 0}
-            return {"model": name, **backbone, "head": {"type": kind, **asdict(network.config)}}
+            backbone = network.backbone
+            numbers = (
+                backbone.numbers
+                if isinstance(backbone, TimmFeatures)
+                else asdict(replace(backbone.config, num_classes=0))
+            )
+            return {"model": name, **numbers, "head": {"type": kind, **asdict(network.config)}}
     raise TypeError(f"{type(network).__name__} is no network of this package")
 
 
@@ -97,13 +107,14 @@ def build(told: Mapping[str, Any]) -> nn.Module:
     Raises:
         KeyError, TypeError, ValueError, UserError: when it tells no network.
     """
-    numbers = _numbers(told, "model", "head")
-    if told["model"].startswith(PREFIX):
-        return TimmNetwork(told["model"].removeprefix(PREFIX), **numbers)
-    backbone: Backbone = create_model(told["model"], **numbers)
+    model, numbers = told["model"], _numbers(told, "model", "head")
+    if model == TORCHVISION_SSDLITE:
+        return TorchvisionSSDLite(told["head"]["num_classes"])
+    timm = model.removeprefix(PREFIX) if model.startswith(PREFIX) else ""
     if "head" not in told:
-        return backbone
+        return TimmNetwork(timm, **numbers) if timm else create_model(model, **numbers)
     head, config = HEADS[told["head"]["type"]]
+    backbone = TimmFeatures(timm, **numbers) if timm else create_model(model, **numbers)
     network: nn.Module = head(backbone, config(**_numbers(told["head"], "type")))
     return network
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilevit.errors import UserError
-from mobilevit.networks import TimmNetwork
+from mobilevit.networks import SSDLite, TimmNetwork
 
 STEM = "stem.conv.weight"
 OPTIONAL = ("head.", "final.")
@@ -86,6 +86,9 @@ def match(
     if isinstance(network, TimmNetwork):
         heads = network.classifiers
         optional = (*optional, *heads)
+    elif isinstance(network, SSDLite):
+        heads = tuple(f"heads.{i}.predict." for i in range(len(network.heads)))
+        optional = ("extras.", "heads.")
     chosen: dict[str, Tensor] = {}
     adapted, new = {}, []
     for name, mine in own.items():

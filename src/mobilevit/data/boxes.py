@@ -71,6 +71,15 @@ class Boxes:
         """Return the indices (N,) of the classes, in the order of ``corners``."""
         return np.array([b.label for b in self.items if ignored or not b.ignored], np.int64)
 
-    def relabelled(self, labels: Sequence[int]) -> Boxes:
-        """Return the boxes with ``labels[i]`` in place of the label ``i``."""
-        return replace(self, items=tuple(b._replace(label=labels[b.label]) for b in self.items))
+
+def classes_of(label: int | Boxes) -> list[int]:
+    """Return the index of a class for every box, or the one that the label is."""
+    return [label] if isinstance(label, int) else [box.label for box in label.items]
+
+
+def relabelled(label: int | Boxes, indices: Sequence[int]) -> int | Boxes:
+    """Return a label with ``indices[i]`` in place of the class ``i``."""
+    if isinstance(label, int):
+        return indices[label]
+    items = tuple(box._replace(label=indices[box.label]) for box in label.items)
+    return replace(label, items=items)

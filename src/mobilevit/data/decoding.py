@@ -87,6 +87,12 @@ class Picture:
         """Height in pixels of the upright picture."""
         return self._measure()[1]
 
+    @property
+    def turned(self) -> bool:
+        """Whether the picture lies on its side in the file, as its EXIF orientation tells."""
+        self._measure()
+        return self._orientation >= 5
+
     def decode(self, reduce: float = 1.0) -> Image.Image:
         """Read the pixels and close the file.
 

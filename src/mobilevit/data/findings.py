@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,3 +30,14 @@ class Finding:
 def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Return the findings, errors first, then warnings, then the rest."""
     return tuple(sorted(findings, key=lambda f: ("error", "warning", "info").index(f.severity)))
+
+
+def counted(count: int, thing: str, things: str | None = None) -> str:
+    """Return how many things there are, in words."""
+    return f"{count:,} {thing if count == 1 else things or thing + 's'}"
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Return names, at most so many of them, as a list in words."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

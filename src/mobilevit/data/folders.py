@@ -124,7 +124,7 @@ def data_hash(samples: Iterable[Sample[Any]], root: Path) -> str:
     """Return a hash of the samples' names and labels, in order."""
     digest = hashlib.blake2b(digest_size=8)
     for sample in samples:
-        line = f"{sample.path.relative_to(root).as_posix()}\t{sample.label}\n"
+        line = f"{Path(os.path.relpath(sample.path, root)).as_posix()}\t{sample.label}\n"
         digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
 

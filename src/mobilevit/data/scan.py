@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mobilevit.data.box_checks import box_sizes, check_boxes
+from mobilevit.data.boxes import Boxes
+from mobilevit.data.copies import check_copies
 from mobilevit.data.decoding import Picture, PictureError
-from mobilevit.data.findings import Finding, by_severity
+from mobilevit.data.findings import Finding, by_severity, counted, listed
 from mobilevit.data.folders import Folders, Sample, fingerprint, is_picture
 
 _WORTH_A_POOL = 200
@@ -40,14 +43,20 @@ class Scan:
     Attributes:
         findings: errors first, then warnings, then the rest.
         unreadable: the pictures to leave out.
-        counts: readable pictures, by split (``"train"``, ``"val"``) and class.
+        counts: readable pictures, or the boxes on them, by split (``"train"``, ``"val"``, and
+            ``"test"`` if there is one) and class.
         sizes: of the readable pictures; ``None`` where there are none.
+        pictures: readable ones, by split.
+        box_sizes: boxes by split and by their size in pixels at the size trained at; empty where
+            labels are no boxes.
     """
 
     findings: tuple[Finding, ...]
     unreadable: frozenset[Path]
     counts: dict[str, dict[str, int]]
     sizes: Sizes | None
+    pictures: dict[str, int] = field(default_factory=dict)
+    box_sizes: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -66,28 +75,42 @@ class Scan:
             "unreadable": sorted(map(str, self.unreadable)),
             "counts": self.counts,
             "sizes": asdict(self.sizes) if self.sizes else None,
+            "pictures": self.pictures,
+            "box_sizes": self.box_sizes,
         }
 
 
-class _Record(NamedTuple):
-    """What a worker tells of one picture; ``reason`` is why it cannot be read."""
+class Record(NamedTuple):
+    """What a worker tells of one picture.
+
+    Attributes:
+        reason: why it cannot be read; empty if it can.
+        width: of the upright picture, in pixels.
+        height: likewise.
+        mode: Pillow's name of its pixels.
+        digest: the same for copies of a file.
+        turned: whether it lies on its side in the file.
+    """
 
     reason: str = ""
     width: int = 0
     height: int = 0
     mode: str = ""
     digest: str = ""
+    turned: bool = False
 
 
-class _Entry(NamedTuple):
+class Entry(NamedTuple):
     """A picture that was read, and its place in the data set."""
 
     sample: Sample[Any]
     split: str
-    record: _Record
+    record: Record
 
 
-def scan(folders: Folders[Any], workers: int | None = None, progress: bool = True) -> Scan:
+def scan(
+    folders: Folders[Any], workers: int | None = None, progress: bool = True, size: int = 320
+) -> Scan:
     """Decode every picture and say what is wrong with the data.
 
     Args:
@@ -95,25 +118,35 @@ def scan(folders: Folders[Any], workers: int | None = None, progress: bool = Tru
         workers: processes that decode; by default as many as there are cores. Fewer than 200
             pictures are decoded in this process.
         progress: show a bar with the time left on stderr, if that is a terminal.
+        size: side in pixels of the pictures to train on, which boxes are measured at.
     """
-    splits = [("train", sample) for sample in folders.train]
-    splits += [("val", sample) for sample in folders.val]
-    paths = [sample.path for _, sample in splits]
+    splits = {"train": folders.train, "val": folders.val}
+    if folders.test:
+        splits["test"] = folders.test
+    placed = [(split, sample) for split, samples in splits.items() for sample in samples]
+    paths = [sample.path for _, sample in placed]
     records = _inspect_all(paths, usable_cores() if workers is None else workers)
     if progress:
         records = _with_bar(records, len(paths))
     entries = [
-        _Entry(sample, split, record)
-        for (split, sample), record in zip(splits, records, strict=True)
+        Entry(sample, split, record)
+        for (split, sample), record in zip(placed, records, strict=True)
     ]
     readable = [entry for entry in entries if not entry.record.reason]
-    counts = {split: dict.fromkeys(folders.class_names, 0) for split in ("train", "val")}
+    counts = {split: dict.fromkeys(folders.class_names, 0) for split in splits}
     for sample, split, _ in readable:
-        counts[split][folders.class_names[sample.label]] += 1
+        is_class = isinstance(sample.label, int)
+        for label in [sample.label] if is_class else sample.label.labels():
+            counts[split][folders.class_names[label]] += 1
+    has_boxes = any(isinstance(sample.label, Boxes) for _, sample in placed)
+    told = {finding.check for finding in folders.findings}  # nothing is said twice
+    of_labels = check_boxes(readable, counts, size) if has_boxes else _check_counts(counts)
     findings = [
+        *folders.findings,
         *_check_reading(entries),
-        *_check_counts(counts),
-        *_check_copies(readable, folders.class_names),
+        *(finding for finding in of_labels if finding.check not in told),
+        *_check_imbalance(counts["train"], "boxes" if has_boxes else "pictures"),
+        *check_copies(readable, folders.class_names),
         *_check_pixels(readable),
         *_check_ignored(folders),
     ]
@@ -122,15 +155,19 @@ def scan(folders: Folders[Any], workers: int | None = None, progress: bool = Tru
         unreadable=frozenset(entry.sample.path for entry in entries if entry.record.reason),
         counts=counts,
         sizes=_sizes(readable),
+        pictures={split: sum(entry.split == split for entry in readable) for split in splits},
+        box_sizes=box_sizes(readable, size) if has_boxes else {},
     )
 
 
 def drop_unreadable(folders: Folders[Any], scan: Scan) -> Folders[Any]:
     """Return the folders without the pictures that cannot be read."""
+
+    def kept(samples: Sequence[Sample[Any]]) -> tuple[Sample[Any], ...]:
+        return tuple(sample for sample in samples if sample.path not in scan.unreadable)
+
     return replace(
-        folders,
-        train=tuple(sample for sample in folders.train if sample.path not in scan.unreadable),
-        val=tuple(sample for sample in folders.val if sample.path not in scan.unreadable),
+        folders, train=kept(folders.train), val=kept(folders.val), test=kept(folders.test)
     )
 
 
@@ -141,19 +178,20 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _inspect(path: Path) -> _Record:
+def _inspect(path: Path) -> Record:
     """Decode one picture. The smallest scale of a JPEG still reads its file to the end."""
     try:
         with Picture(path) as picture:
             picture.decode(reduce=8)
-            return _Record("", picture.width, picture.height, picture.mode, fingerprint(path))
+            size = (picture.width, picture.height)
+            return Record("", *size, picture.mode, fingerprint(path), picture.turned)
     except PictureError as error:
-        return _Record(reason=str(error).removeprefix(f"{path}: "))
+        return Record(reason=str(error).removeprefix(f"{path}: "))
     except OSError as error:
-        return _Record(reason=str(error))
+        return Record(reason=str(error))
 
 
-def _inspect_all(paths: Sequence[Path], workers: int) -> Iterator[_Record]:
+def _inspect_all(paths: Sequence[Path], workers: int) -> Iterator[Record]:
     """Yield a record for each path, in order."""
     done = 0
     if workers > 1 and len(paths) >= _WORTH_A_POOL:
@@ -173,7 +211,7 @@ def _chunk(pictures: int, workers: int) -> int:
     return max(1, min(64, pictures // (4 * workers)))
 
 
-def _with_bar(records: Iterable[_Record], total: int) -> Iterator[_Record]:
+def _with_bar(records: Iterable[Record], total: int) -> Iterator[Record]:
     """Show a progress bar; it refreshes here, for a thread must not run where processes fork."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -195,7 +233,7 @@ def _with_bar(records: Iterable[_Record], total: int) -> Iterator[_Record]:
                 bar.update(task, completed=done, refresh=True)
 
 
-def _sizes(readable: Sequence[_Entry]) -> Sizes | None:
+def _sizes(readable: Sequence[Entry]) -> Sizes | None:
     if not readable:
         return None
 
@@ -208,8 +246,8 @@ def _sizes(readable: Sequence[_Entry]) -> Sizes | None:
     )
 
 
-def _check_reading(entries: Sequence[_Entry]) -> Iterator[Finding]:
-    kinds: dict[str, list[_Entry]] = defaultdict(list)
+def _check_reading(entries: Sequence[Entry]) -> Iterator[Finding]:
+    kinds: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         if entry.record.reason:
             kinds[entry.record.reason.partition(" (")[0]].append(entry)
@@ -233,82 +271,37 @@ def _check_counts(counts: dict[str, dict[str, int]]) -> Iterator[Finding]:
         yield Finding(
             "error",
             "class-without-pictures",
-            f"no readable picture to train on in {_names(empty)}, which would silently teach "
+            f"no readable picture to train on in {listed(empty)}, which would silently teach "
             "nothing. Add pictures, or remove the folder.",
         )
     if empty := [name for name, count in val.items() if not count]:
         yield Finding(
             "warning",
             "class-without-pictures",
-            f"no readable picture to validate on in {_names(empty)}, so that it goes unmeasured.",
+            f"no readable picture to validate on in {listed(empty)}, so that it goes unmeasured.",
         )
     some = {name: count for name, count in train.items() if count}
     if few := [f"{name} ({count})" for name, count in some.items() if count < _FEW]:
         yield Finding(
-            "warning", "few-pictures", f"fewer than {_FEW} pictures to train on in {_names(few)}."
+            "warning", "few-pictures", f"fewer than {_FEW} pictures to train on in {listed(few)}."
         )
-    if some:
-        least, most = min(some, key=some.__getitem__), max(some, key=some.__getitem__)
-        if some[most] > _IMBALANCE * some[least]:
-            yield Finding(
-                "warning",
-                "imbalance",
-                f"{most} has {some[most]:,} pictures to train on and {least} has {some[least]:,}; "
-                "rare classes are learnt badly.",
-            )
 
 
-def _check_copies(readable: Sequence[_Entry], class_names: Sequence[str]) -> Iterator[Finding]:
-    conflicts: list[_Entry] = []
-    across: list[_Entry] = []
-    within: list[_Entry] = []
-    for group in _copies(readable):
-        if len({entry.sample.label for entry in group}) > 1:
-            conflicts += group
-        if len({entry.split for entry in group}) > 1:
-            across += group
-        else:
-            within += group
-    if across:
+def _check_imbalance(counts: dict[str, int], things: str) -> Iterator[Finding]:
+    some = {name: count for name, count in counts.items() if count}
+    if not some:
+        return
+    least, most = min(some, key=some.__getitem__), max(some, key=some.__getitem__)
+    if some[most] > _IMBALANCE * some[least]:
         yield Finding(
             "warning",
-            "duplicate-across-splits",
-            f"{_count(across)} are copies of one another in train and val: the accuracy will "
-            "look better than it is. Remove them from one of the two.",
-            _paths(across),
-        )
-    if conflicts:
-        labels = _names(sorted({class_names[entry.sample.label] for entry in conflicts}))
-        yield Finding(
-            "warning",
-            "label-conflict",
-            f"{_count(conflicts)} are copies of one another under different classes ({labels}). "
-            "Keep each under the right one.",
-            _paths(conflicts),
-        )
-    if within:
-        yield Finding(
-            "warning",
-            "duplicate-picture",
-            f"{_count(within)} are copies of one another in the same split; each copy counts.",
-            _paths(within),
+            "imbalance",
+            f"{most} has {some[most]:,} {things} to train on and {least} has {some[least]:,}; "
+            "rare classes are learnt badly.",
         )
 
 
-def _copies(readable: Sequence[_Entry]) -> Iterator[list[_Entry]]:
-    """Yield the groups of pictures whose files are the same to the last byte."""
-    for group in _grouped(readable, lambda entry: entry.record.digest):
-        yield from _grouped(group, lambda entry: fingerprint(entry.sample.path, whole=True))
-
-
-def _grouped(entries: Iterable[_Entry], key: Callable[[_Entry], str]) -> list[list[_Entry]]:
-    groups: dict[str, list[_Entry]] = defaultdict(list)
-    for entry in entries:
-        groups[key(entry)].append(entry)
-    return [group for group in groups.values() if len(group) > 1]
-
-
-def _check_pixels(readable: Sequence[_Entry]) -> Iterator[Finding]:
+def _check_pixels(readable: Sequence[Entry]) -> Iterator[Finding]:
     huge = [entry for entry in readable if entry.record.width * entry.record.height > _HUGE]
     if huge:
         yield Finding(
@@ -360,14 +353,9 @@ def _check_ignored(folders: Folders[Any]) -> Iterator[Finding]:
         )
 
 
-def _paths(entries: Iterable[_Entry]) -> tuple[str, ...]:
+def _paths(entries: Iterable[Entry]) -> tuple[str, ...]:
     return tuple(str(entry.sample.path) for entry in entries)
 
 
-def _count(entries: Sequence[_Entry]) -> str:
-    return f"{len(entries):,} picture{'s' * (len(entries) != 1)}"
-
-
-def _names(names: Sequence[str], most: int = 10) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _count(entries: Sequence[Entry]) -> str:
+    return counted(len(entries), "picture")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from mobilevit.data.samplers import SampleKey
 from mobilevit.deployment.contract import Contract
 from mobilevit.deployment.preprocess import preprocess
 from mobilevit.training.recipe import AugmentationConfig
+
+Target = TypeVar("Target")
 
 
 class TrainTransform:
@@ -75,13 +78,17 @@ class TrainDataset(Dataset[tuple[Tensor, int] | None]):
         sample = self.samples[key]
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(key.seed)
-            return _or_none(lambda: (self.transform(Picture(sample.path), key.size), sample.label))
+            return or_none(lambda: (self.transform(Picture(sample.path), key.size), sample.label))
 
 
 class EvalDataset(Dataset[tuple[Tensor, int] | None]):
-    """Samples as the contract wants them, (float32 tensor (3, H, W) in [0, 1], label)."""
+    """Pictures as the contract wants them, and their places in the list.
 
-    def __init__(self, samples: Sequence[Sample[int]], contract: Contract) -> None:
+    A sample is a float32 tensor (3, H, W) in [0, 1] and its index; one that cannot be read any more
+    gives ``None`` and a warning.
+    """
+
+    def __init__(self, samples: Sequence[Sample[Any]], contract: Contract) -> None:
         self.samples = samples
         self.contract = contract
 
@@ -89,26 +96,28 @@ class EvalDataset(Dataset[tuple[Tensor, int] | None]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | None:
-        sample = self.samples[index]
-        return _or_none(
-            lambda: (
-                torch.from_numpy(preprocess(read_picture(sample.path), self.contract)),
-                sample.label,
-            )
+        path = self.samples[index].path
+        return or_none(
+            lambda: (torch.from_numpy(preprocess(read_picture(path), self.contract)), index)
         )
 
 
-def collate(samples: Sequence[tuple[Tensor, int] | None]) -> tuple[Tensor, Tensor]:
-    """Stack samples into (B, 3, H, W), channels-last, and (B,), without those that are ``None``."""
+def collate(samples: Sequence[tuple[Tensor, Any] | None]) -> tuple[Tensor, Tensor]:
+    """Stack samples into (B, 3, H, W), channels-last, and (B, …), without those that are ``None``.
+
+    What comes with a picture is a number, or a tensor of the same shape with every picture.
+    """
     readable = [sample for sample in samples if sample is not None]
     if not readable:
         return torch.empty(0, 3, 0, 0), torch.empty(0, dtype=torch.long)
-    pictures, labels = zip(*readable, strict=True)
+    pictures, targets = zip(*readable, strict=True)
     channels_last = torch.stack([picture.permute(1, 2, 0) for picture in pictures])
-    return channels_last.permute(0, 3, 1, 2), torch.tensor(labels)
+    stacked = torch.stack([torch.as_tensor(target) for target in targets])
+    return channels_last.permute(0, 3, 1, 2), stacked
 
 
-def _or_none(make: Callable[[], tuple[Tensor, int]]) -> tuple[Tensor, int] | None:
+def or_none(make: Callable[[], tuple[Tensor, Target]]) -> tuple[Tensor, Target] | None:
+    """Return what is made, or ``None`` and a warning where the picture cannot be read."""
     try:
         return make()
     except PictureError as error:

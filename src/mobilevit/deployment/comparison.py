@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 TOLERANCE = 1e-3
-"""Largest difference of an fp32 artefact's logits, as a share of the range of the reference's."""
+"""Largest difference of an fp32 artefact's outputs, as a share of the range of the reference's."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The logits of an artefact beside those of a reference, on the same real pictures.
+    """The outputs of an artefact beside those of a reference, on the same real pictures.
 
     Attributes:
         pictures: how many were compared.
-        max_difference: largest absolute difference of two logits.
+        max_difference: largest absolute difference of two outputs.
         mean_difference: mean absolute difference.
-        value_range: largest minus smallest logit of the reference, over all pictures.
+        value_range: largest minus smallest output of the reference, over all pictures.
         sqnr: signal to quantisation noise in dB, 10 log10(sum of reference² / sum of
             (reference - artefact)²); ``None`` where the two are equal to the last bit.
-        agreement: share of the pictures for which both have the same first label.
+        agreement: share of the pictures for which both have the same first answer.
         tolerance: largest ``max_difference / value_range`` that counts as the same.
         unreadable: pictures that were left out, and why.
     """
@@ -72,9 +72,9 @@ class Comparison:
         table = Table(title=f"beside PyTorch, on {self.pictures} pictures", show_header=False)
         table.add_row("largest difference", f"{self.max_difference:.2e} (allowed {self.limit:.2e})")
         table.add_row("mean difference", f"{self.mean_difference:.2e}")
-        table.add_row("range of the logits", f"{self.value_range:.3g}")
+        table.add_row("range of the outputs", f"{self.value_range:.3g}")
         table.add_row("SQNR", "equal bit for bit" if self.sqnr is None else f"{self.sqnr:.1f} dB")
-        table.add_row("same first label", f"{self.agreement:.1%}")
+        table.add_row("same first answer", f"{self.agreement:.1%}")
         table.add_row("verdict", "[green]the same[/]" if self.passed else "[red]not the same[/]")
         console.print(table)
         for path, reason in self.unreadable.items():
@@ -94,12 +94,14 @@ def compare(
         reference: what counts as right; its contract prepares the pictures for both.
         artefact: what is checked.
         pictures: real ones; unreadable ones are left out.
-        tolerance: largest difference of two logits, as a share of the range of the logits.
+        tolerance: largest difference of two outputs, as a share of their range.
         batch_size: pictures run at a time.
 
     Raises:
         UserError: when the contracts differ, or when none of the pictures can be read.
     """
+    from mobilevit.tasks import get_task
+
     if reference.contract != artefact.contract:
         raise UserError(
             f"{artefact.path}: its contract differs from that of {reference.path}, so there is "
@@ -117,16 +119,20 @@ def compare(
         raise UserError(
             f"none of the {len(pictures)} pictures to compare on can be read. {reasons}"
         )
-    before = np.concatenate(expected).astype(np.float64)
-    after = np.concatenate(found).astype(np.float64)
+    task = get_task(reference.contract.task)
+    before, after, agreed = task.align(
+        np.concatenate(expected).astype(np.float64),
+        np.concatenate(found).astype(np.float64),
+        reference.contract,
+    )
     difference = np.abs(before - after)
     return Comparison(
-        pictures=len(before),
+        pictures=len(agreed),
         max_difference=float(difference.max()),
         mean_difference=float(difference.mean()),
         value_range=float(before.max() - before.min()),
         sqnr=_sqnr(before, difference),
-        agreement=float((before.argmax(axis=1) == after.argmax(axis=1)).mean()),
+        agreement=float(agreed.mean()),
         tolerance=tolerance,
         unreadable=unreadable,
     )

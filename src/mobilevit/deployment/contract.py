@@ -13,6 +13,7 @@ from mobilevit.errors import UserError
 
 VERSION = 1
 INTERPOLATIONS = ("bilinear", "bicubic")
+OUTPUTS = ("logits", "detections", "candidates")
 LARGEST = 16384
 """Side of the largest input, in pixels."""
 
@@ -23,29 +24,36 @@ class Contract:
 
     A picture becomes an input like this: turn it upright (EXIF), make it RGB, resize its
     shorter side to ``resize`` with ``interpolation``, crop ``size`` from the centre, divide by 255.
+    Without ``resize`` the whole of it is stretched to ``size``.
 
     Attributes:
-        task: the task whose outputs these are, ``"classification"``.
-        class_names: one name for each output, in order.
+        task: the task whose outputs these are, ``"classification"`` or ``"detection"``.
+        class_names: one name for each class, in order.
         size: height and width of the input, in pixels.
-        resize: length of the shorter side before the centre crop, in pixels.
+        resize: length of the shorter side before the centre crop, in pixels; ``None``: no crop,
+            both sides are resized to ``size``, whatever the picture's aspect.
         interpolation: ``"bilinear"`` or ``"bicubic"``, antialiased, as Pillow does it.
         channel_order: always ``"RGB"``.
         value_range: always ``(0.0, 1.0)``; there is no further mean or standard deviation.
         layout: always ``"NCHW"``, float32.
-        output: what the numbers that come out are, ``"logits"``.
+        output: what the numbers that come out are: ``"logits"`` (N, K); of detectors
+            ``"detections"`` (N, D, 6), each left, top, right and bottom as shares of the picture's
+            sides, score, index of the class, by falling score, or ``"candidates"`` (N, A, 4 + K),
+            each a box likewise and the probability of every class, to be chosen from.
+        class_ids: the user's own number of each class; empty: 0, 1, 2 …
         version: version of this description.
     """
 
     task: str
     class_names: tuple[str, ...]
     size: tuple[int, int]
-    resize: int
+    resize: int | None
     interpolation: str = "bilinear"
     channel_order: str = "RGB"
     value_range: tuple[float, float] = (0.0, 1.0)
     layout: str = "NCHW"
     output: str = "logits"
+    class_ids: tuple[int, ...] = ()
     version: int = VERSION
 
     def to_json(self) -> str:
@@ -58,11 +66,16 @@ class Contract:
         Raises:
             UserError: when it asks for what cannot be done, naming it.
         """
-        sides = (*self.size, self.resize)
+        sides = (*self.size, *([] if self.resize is None else [self.resize]))
         whole = all(isinstance(side, int) and 1 <= side <= LARGEST for side in sides)
         for right, what in (
             (len(self.size) == 2 and whole, f"sizes {self.size} and {self.resize}"),
             (all(isinstance(name, str) for name in self.class_names), "class names are no words"),
+            (self.output in OUTPUTS, f"output '{self.output}'"),
+            (
+                len(self.class_ids) in (0, len(self.class_names)),
+                f"{len(self.class_ids)} numbers of {len(self.class_names)} classes",
+            ),
             (self.interpolation in INTERPOLATIONS, f"interpolation '{self.interpolation}'"),
             (self.channel_order == "RGB", f"channel order {self.channel_order}"),
             (self.value_range == (0.0, 1.0), f"value range {self.value_range}"),
@@ -92,7 +105,7 @@ class Contract:
                 )
             known = {field.name for field in fields(cls)}
             values = {key: value for key, value in values.items() if key in known}
-            for key in ("class_names", "size", "value_range"):
+            for key in {"class_names", "size", "value_range", "class_ids"} & values.keys():
                 values[key] = tuple(values[key])
             return cls(**values).validated(source)
         except (KeyError, TypeError, ValueError) as error:

@@ -28,8 +28,8 @@ OPSET = 20
 class OnnxExporter:
     """Writes a network as one ONNX file, in fp32, with its weights and its contract inside.
 
-    The input is ``image`` (batch, 3, H, W), the output ``logits`` (batch, K). Batch-norm is folded
-    into the convolutions by the exporter; attention is left to the runtime.
+    The input is ``image`` (batch, 3, H, W), the output has the name that the contract gives it.
+    Batch-norm is folded into the convolutions by the exporter; attention is left to the runtime.
     """
 
     suffix = ".onnx"
@@ -50,16 +50,18 @@ class OnnxExporter:
         path: Path,
         *,
         name: str | None = None,
+        bare: nn.Module | None = None,
         origin: Origin | None = None,
         dynamic_batch: bool = False,
     ) -> None:
         """Write the file. Nothing is checked against the network yet: ``compare`` does that.
 
         Args:
-            network: maps (N, 3, H, W) to outputs; it is left as it was.
+            network: maps (N, 3, H, W) to the contract's output; it is left as it was.
             contract: how to feed and read it.
             path: the file to write.
             name: name of the network, for the file's metadata.
+            bare: what of the network costs are counted of, likewise; none: all of it.
             origin: what it was trained on, for the file's metadata.
             dynamic_batch: take any number of pictures instead of one; a few percent slower.
         """
@@ -73,7 +75,7 @@ class OnnxExporter:
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=["image"],
-                output_names=["logits"],
+                output_names=[contract.output],
                 dynamic_shapes=batch,
                 verbose=False,
             )
@@ -84,8 +86,8 @@ class OnnxExporter:
         described = {
             "network": name,
             "precision": "fp32",
-            "parameters": count_parameters(network),
-            "multiply_adds": count_multiply_adds(network, contract.size),
+            "parameters": count_parameters(bare or network),
+            "multiply_adds": count_multiply_adds(bare or network, contract.size),
         }
         _annotate(
             model,

@@ -41,7 +41,8 @@ class Batch:
 def preprocess(picture: Image.Image, contract: Contract) -> NDArray[np.float32]:
     """Resize and crop one picture.
 
-    The picture is scaled by one factor, the one that makes its shorter side ``contract.resize``
+    Where the contract has no ``resize``, the whole picture is stretched to its ``size``. Otherwise
+    the picture is scaled by one factor, the one that makes its shorter side ``contract.resize``
     pixels; a larger factor where a crop of ``contract.size`` would not fit otherwise, so that
     nothing is ever padded. The crop is the centre of the scaled picture. No side and no offset is
     rounded on the way: the crop is a rectangle in the coordinates of the picture, and only what
@@ -64,12 +65,14 @@ def preprocess(picture: Image.Image, contract: Contract) -> NDArray[np.float32]:
     if contract.interpolation not in _KERNELS:
         raise unknown("interpolation", contract.interpolation, _KERNELS)
     height, width = contract.size
-    scale = max(contract.resize / min(picture.size), width / picture.width, height / picture.height)
-    left, right = _centre(picture.width, width / scale)
-    top, bottom = _centre(picture.height, height / scale)
-    crop = picture.resize(
-        (width, height), _KERNELS[contract.interpolation], box=(left, top, right, bottom)
-    )
+    box = None
+    if contract.resize is not None:
+        shorter = contract.resize / min(picture.size)
+        scale = max(shorter, width / picture.width, height / picture.height)
+        left, right = _centre(picture.width, width / scale)
+        top, bottom = _centre(picture.height, height / scale)
+        box = (left, top, right, bottom)
+    crop = picture.resize((width, height), _KERNELS[contract.interpolation], box=box)
     channels_first = np.ascontiguousarray(np.asarray(crop).transpose(2, 0, 1))
     scaled: NDArray[np.float32] = channels_first.astype(np.float32) / np.float32(255)
     return scaled

@@ -187,7 +187,7 @@ class TorchPredictor:
         precision: str = "fp32",
         origin: Origin | None = None,
     ) -> None:
-        from mobilevit.networks.inference import optimize
+        from mobilevit.tasks import get_task
 
         if precision not in PRECISIONS:
             raise unknown("precision", precision, PRECISIONS)
@@ -198,7 +198,7 @@ class TorchPredictor:
         self.threads = _checked_threads(threads)
         self.precision = precision
         self.origin = origin or Origin()
-        self._fast = optimize(network, precision)
+        self._fast = get_task(contract.task).deploy(network, contract, precision)
 
     @classmethod
     def from_pretrained(

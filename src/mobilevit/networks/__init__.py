@@ -14,7 +14,9 @@ from mobilevit.networks.deeplabv3 import DeepLabV3, DeepLabV3Config
 from mobilevit.networks.mobilevit import MobileViT, MobileViTConfig
 from mobilevit.networks.mobilevitv2 import MobileViTV2, MobileViTV2Config
 from mobilevit.networks.ssdlite import SSDLite, SSDLiteConfig
-from mobilevit.networks.timm import PREFIX, TimmNetwork, check_timm
+from mobilevit.networks.timm import PREFIX, TimmFeatures, TimmNetwork, check_timm
+from mobilevit.networks.torchvision_ssdlite import NAME as TORCHVISION_SSDLITE
+from mobilevit.networks.torchvision_ssdlite import TorchvisionSSDLite
 
 __all__ = [
     "VARIANTS",
@@ -29,7 +31,9 @@ __all__ = [
     "MobileViTV2Config",
     "SSDLite",
     "SSDLiteConfig",
+    "TimmFeatures",
     "TimmNetwork",
+    "TorchvisionSSDLite",
     "check_model",
     "create_model",
     "list_models",
@@ -103,7 +107,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def check_model(name: str) -> None:
-    """Do nothing if a network has this name, one of ``list_models()`` or one of timm's.
+    """Do nothing if a network has this name: of ``list_models()``, timm's or torchvision's SSDLite.
 
     Raises:
         MissingExtraError: for one of timm's, when timm is not installed.
@@ -111,6 +115,6 @@ def check_model(name: str) -> None:
     """
     if name.startswith(PREFIX):
         check_timm(name)
-    elif name not in VARIANTS:
+    elif name not in VARIANTS and name != TORCHVISION_SSDLITE:
         known = unknown("model", name, VARIANTS)
-        raise UserError(f"{known} Or one of timm's: {PREFIX}NAME.")
+        raise UserError(f"{known} Or one of timm's: {PREFIX}NAME. Or {TORCHVISION_SSDLITE}.")

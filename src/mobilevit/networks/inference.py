@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from mobilevit.networks.timm import TimmNetwork
+from mobilevit.networks.timm import TimmFeatures, TimmNetwork
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -38,7 +39,7 @@ def optimize(network: nn.Module, precision: str = "fp32") -> InferenceNetwork:
     the weights lie channels-last, and compute runs in ``precision``.
 
     Args:
-        network: any of this package's networks, or ``TimmNetwork``; it is left as it was.
+        network: any of this package's networks, or a module around one; it is left as it was.
         precision: ``"fp32"`` (same outputs to about 1e-5) or ``"bf16"`` (to about 1e-2).
 
     Raises:
@@ -47,18 +48,23 @@ def optimize(network: nn.Module, precision: str = "fp32") -> InferenceNetwork:
     if precision not in DTYPES:
         raise ValueError(f"precision is one of {', '.join(DTYPES)}, not '{precision}'")
     network = copy.deepcopy(network).eval().requires_grad_(False)
-    if isinstance(network, TimmNetwork):
-        network.fold_norms()
-    else:
-        _fold_norms(network)
+    _fold_norms(network)
     dtype = DTYPES[precision]
     network = network.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return InferenceNetwork(network, dtype).eval()
 
 
-def _fold_norms(network: nn.Module) -> None:
-    """Fold the batch-norm of every block that has one behind its convolution, by their names."""
-    for module in network.modules():
-        conv, norm = getattr(module, "conv", None), getattr(module, "norm", None)
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            module.conv, module.norm = fuse_conv_bn_eval(conv, norm), nn.Identity()
+def _fold_norms(module: nn.Module) -> None:
+    """Fold every batch-norm behind a convolution: by name in our blocks, by place in a sequence."""
+    if isinstance(module, (TimmNetwork, TimmFeatures)):
+        module.fold_norms()
+        return
+    conv, norm = getattr(module, "conv", None), getattr(module, "norm", None)
+    if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+        module.conv, module.norm = fuse_conv_bn_eval(conv, norm), nn.Identity()
+    if isinstance(module, nn.Sequential):
+        for i, (conv, norm) in enumerate(pairwise(module)):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                module[i], module[i + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
+    for child in module.children():
+        _fold_norms(child)

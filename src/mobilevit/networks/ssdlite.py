@@ -1,19 +1,23 @@
 """SSDLite (Liu et al., ECCV 2016; Sandler et al., CVPR 2018): boxes and classes in one pass.
 
 Six maps, each coarser than the one before it, predict for the anchors at every one of their
-pixels. What comes out is raw: anchors, losses and the choice among boxes stand with the task.
+pixels. What comes out is raw: losses and the choice among boxes stand with the task.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from mobilevit.networks.backbone import Backbone, FeatureExtractor
 from mobilevit.networks.layers import ConvNormAct, initialise
+from mobilevit.networks.timm import TimmFeatures
 
 BOX = 4  # numbers that place a box: x and y of the centre, width, height
 
@@ -28,12 +32,18 @@ class SSDLiteConfig:
     Attributes:
         num_classes: classes to tell apart; the first is the background.
         widths: channels that each map predicts from.
-        anchors: anchors at every pixel of each map.
+        anchors: anchors at every pixel of each map: two squares, then a lying and a standing box
+            for each of the first ``ratios``.
+        ratios: long over short side of the boxes that are no squares.
+        scales: side of the first map's small square, as a share of the picture's, and of what
+            would be the small square of a map after the last; the others are spaced evenly between.
     """
 
     num_classes: int = 81
     widths: tuple[int, ...] = (512, 256, 256, 128, 128, 64)
     anchors: tuple[int, ...] = (6, 6, 6, 6, 6, 4)
+    ratios: tuple[int, ...] = (2, 3)
+    scales: tuple[float, float] = (0.1, 1.05)
 
 
 class HalvedMap(nn.Module):
@@ -96,28 +106,44 @@ class SSDLite(nn.Module):
 
     Args:
         backbone: a network at output stride 32. Its stages are shared; its classifier and the
-            convolution before that are left out.
+            convolution before that are left out. Or one of timm's that gives maps at strides 16
+            and 32.
         config: the detector's numbers.
 
     Attributes:
         backbone: the stages; their names are those of the network they are from.
+        in_chans: channels of the input.
 
     Raises:
-        ValueError: when ``widths`` and ``anchors`` are not of the same three or more maps.
+        ValueError: when ``widths`` and ``anchors`` are not of the same three or more maps, or
+            ``anchors`` are not those that ``ratios`` can make.
     """
 
-    def __init__(self, backbone: Backbone, config: SSDLiteConfig) -> None:
+    def __init__(self, backbone: Backbone | TimmFeatures, config: SSDLiteConfig) -> None:
         super().__init__()
         if not 3 <= len(config.widths) == len(config.anchors):
             raise ValueError(
                 "widths and anchors are of the same three or more maps, not of "
                 f"{len(config.widths)} and {len(config.anchors)}"
             )
+        possible = [2 + 2 * n for n in range(len(config.ratios) + 1)]
+        if not set(config.anchors) <= set(possible):
+            raise ValueError(
+                f"anchors of a map are one of {possible} with {len(config.ratios)} ratios, not "
+                f"{config.anchors}"
+            )
         self.config = config
         self.num_classes = config.num_classes
-        self.backbone = FeatureExtractor(backbone, (3, 4))
         widths = config.widths
-        inputs = backbone.config.widths[-2:] + widths[2:]
+        self.backbone: FeatureExtractor | TimmFeatures
+        if isinstance(backbone, Backbone):
+            self.backbone = FeatureExtractor(backbone, (3, 4))
+            self.in_chans = backbone.config.in_chans
+            inputs = backbone.config.widths[-2:] + widths[2:]
+        else:
+            self.backbone = backbone
+            self.in_chans = 3
+            inputs = backbone.widths + widths[2:]
         self.extras = nn.ModuleList(
             [HalvedMap(*pair) for pair in pairwise(inputs[1:-1])] + [PooledMap(*inputs[-2:])]
         )
@@ -141,3 +167,54 @@ class SSDLite(nn.Module):
         maps = self.forward_maps(x)
         predicted = torch.cat([head(y) for head, y in zip(self.heads, maps, strict=True)], dim=1)
         return predicted[..., BOX:], predicted[..., :BOX]
+
+    def anchors(self, size: tuple[int, int]) -> Tensor:
+        """Return the anchors of a picture, in the order of the predictions.
+
+        Args:
+            size: height and width of the picture in pixels.
+
+        Returns:
+            (A, 4) left, top, right and bottom as shares of the picture's width and height; 3,232
+            of them at 320 x 320. They may reach outside the picture.
+        """
+        config = self.config
+        steps, (low, high) = len(config.anchors), config.scales
+        ratios = [list(config.ratios[: count // 2 - 1]) for count in config.anchors]
+        scales = [low + (high - low) * step / steps for step in range(steps + 1)]
+        x = torch.empty(1, self.in_chans, *size, device="meta")
+        return default_boxes(ratios, scales, shadow(self).forward_maps(x))
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def shadow(network: Network) -> Network:
+    """Return a copy without weights, that makes tensors without values: to learn their shapes."""
+    return copy.deepcopy(network).to("meta").eval()
+
+
+def default_boxes(
+    ratios: list[list[int]], scales: Sequence[float], maps: Sequence[Tensor]
+) -> Tensor:
+    """Return SSD's anchors (section 2.2 of its paper), made by torchvision.
+
+    A map's anchors stand on the middle of its pixels: a square of the map's scale, one of the
+    geometric mean of that and the next map's, and for each ratio a lying and a standing box of the
+    first square's area. No side is longer than the picture's.
+
+    Args:
+        ratios: for each map those of its boxes that are no squares.
+        scales: one for each map and one more, as shares of the picture's sides.
+        maps: (B, C, H, W) each; only their sides count.
+
+    Returns:
+        (A, 4) left, top, right and bottom as shares of the picture's width and height.
+    """
+    from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+    from torchvision.models.detection.image_list import ImageList
+
+    picture = ImageList(torch.empty(1, 1, 1, 1), [(1, 1)])  # of one pixel: what is left are shares
+    grids = [torch.empty(1, 0, *y.shape[-2:]) for y in maps]
+    anchors: Tensor = DefaultBoxGenerator(ratios, scales=list(scales))(picture, grids)[0]
+    return anchors

@@ -23,6 +23,7 @@ _RESERVED = (
     *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict"),
     *("checkpoint_path", "cache_dir", "scriptable", "exportable", "features_only", "in_chans"),
 )
+_REFUSALS = (TypeError, ValueError, AssertionError, RuntimeError, ArithmeticError)
 
 
 class TimmNetwork(nn.Module):
@@ -70,22 +71,14 @@ class TimmNetwork(nn.Module):
             sized = {"img_size": img_size, "dynamic_img_size": True}
         try:
             self.network = _make(timm, name, given, sized)
-        except (TypeError, ValueError, AssertionError, RuntimeError, ArithmeticError) as error:
-            numbers_given = ", ".join(f"{key}={value}" for key, value in self.numbers.items())
-            raise UserError(
-                f"{PREFIX}{name}: timm cannot make it with {numbers_given} ({error})."
-            ) from error
+        except _REFUSALS as error:
+            raise _refused(name, self.numbers, error) from error
         heads = self.network.pretrained_cfg["classifier"]
         heads = (heads,) if isinstance(heads, str) else heads
         self.classifiers = tuple(f"network.{head}." for head in heads)
         self.num_classes = num_classes
         self.num_features: int = self.network.num_features
-        mean, std = (
-            torch.tensor(self.network.pretrained_cfg[key]).reshape(1, 3, 1, 1)
-            for key in ("mean", "std")
-        )
-        self.register_buffer("mean", mean, persistent=False)
-        self.register_buffer("std", std, persistent=False)
+        _register_statistics(self, self.network.pretrained_cfg)
 
     mean: Tensor
     std: Tensor
@@ -125,22 +118,77 @@ class TimmNetwork(nn.Module):
 
         A network that cannot be traced, because it looks at its input's size, is left as it is.
         """
-        if not any(isinstance(module, nn.BatchNorm2d) for module in self.network.modules()):
-            return
+        _fold_norms(self.network)
+
+
+class TimmFeatures(nn.Module):
+    """A network of timm without its head: (B, 3, H, W) RGB in [0, 1] to its last two maps.
+
+    Args:
+        name: one of timm's that gives maps (B, C, H, W), without ``PREFIX``; it starts with random
+            weights.
+        **numbers: numbers and switches of timm's own for this network.
+
+    Attributes:
+        numbers: what makes an equal network, by name.
+        widths: channels of the maps, which are those at strides 16 and 32.
+
+    Raises:
+        MissingExtraError: when timm is not installed.
+        UserError: for an unknown name, numbers that this network of timm does not take, or a
+            network without such maps.
+    """
+
+    def __init__(self, name: str, **numbers: Any) -> None:
+        super().__init__()
+        timm = _known(name)
+        _plain(name, numbers)
+        self.numbers = dict(numbers)
         try:
-            graph = _Tracer().trace(self.network)
-        except (fx.proxy.TraceError, TypeError, RuntimeError):
-            return
-        modules = dict(self.network.named_modules())
-        for node in list(graph.nodes):
-            norm = modules.get(str(node.target)) if node.op == "call_module" else None
-            if not isinstance(norm, nn.BatchNorm2d):
-                continue
-            source = node.args[0]
-            conv = modules.get(str(source.target)) if source.op == "call_module" else None
-            if type(conv) is nn.Conv2d and len(source.users) == 1:
-                _replace(self.network, str(source.target), fuse_conv_bn_eval(conv, norm))
-                _replace(self.network, str(node.target), getattr(norm, "act", nn.Identity()))
+            self.network = timm.create_model(name, pretrained=False, features_only=True, **numbers)
+        except _REFUSALS as error:
+            raise _refused(name, numbers, error) from error
+        told = self.network.feature_info
+        last = {stride: i for i, stride in enumerate(told.reduction())}
+        order = str(getattr(self.network, "output_fmt", "NCHW")).removeprefix("Format.")
+        if not {16, 32} <= set(last) or order != "NCHW":
+            raise UserError(
+                f"{PREFIX}{name}: a detector needs maps (B, C, H, W) at strides 16 and 32; its are "
+                f"{order} at {', '.join(map(str, sorted(last)))}. Take a convolutional network."
+            )
+        self.out_indices = (last[16], last[32])
+        self.widths: tuple[int, ...] = tuple(told.channels()[i] for i in self.out_indices)
+        _register_statistics(self, self.network.pretrained_cfg)
+
+    mean: Tensor
+    std: Tensor
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = self.network((x - self.mean) / self.std)
+        return [maps[i] for i in self.out_indices]
+
+    def fold_norms(self) -> None:
+        """Do what ``TimmNetwork.fold_norms`` does."""
+        _fold_norms(self.network)
+
+
+def _fold_norms(network: nn.Module) -> None:
+    if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+        return
+    try:
+        graph = _Tracer().trace(network)
+    except (fx.proxy.TraceError, TypeError, RuntimeError):
+        return
+    modules = dict(network.named_modules())
+    for node in list(graph.nodes):
+        norm = modules.get(str(node.target)) if node.op == "call_module" else None
+        if not isinstance(norm, nn.BatchNorm2d):
+            continue
+        source = node.args[0]
+        conv = modules.get(str(source.target)) if source.op == "call_module" else None
+        if type(conv) is nn.Conv2d and len(source.users) == 1:
+            _replace(network, str(source.target), fuse_conv_bn_eval(conv, norm))
+            _replace(network, str(node.target), getattr(norm, "act", nn.Identity()))
 
 
 class _Tracer(fx.Tracer):
@@ -180,6 +228,18 @@ def _make(timm: ModuleType, name: str, given: dict[str, Any], sized: dict[str, A
         if "dynamic_img_size" not in str(error):
             raise
     return timm.create_model(name, pretrained=False, **given, img_size=sized["img_size"])
+
+
+def _refused(name: str, numbers: Mapping[str, Any], error: Exception) -> UserError:
+    given = ", ".join(f"{key}={value}" for key, value in numbers.items()) or "its own numbers"
+    return UserError(f"{PREFIX}{name}: timm cannot make it with {given} ({error}).")
+
+
+def _register_statistics(module: nn.Module, config: Mapping[str, Any]) -> None:
+    """Register the ``mean`` and ``std`` (1, 3, 1, 1) that a network of timm is fed with."""
+    for key in ("mean", "std"):
+        value = torch.tensor(config[key]).reshape(1, 3, 1, 1)
+        module.register_buffer(key, value, persistent=False)
 
 
 def _plain(name: str, numbers: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from mobilevit.tasks.base import Metric, Prediction, Task
 
 __all__ = ["Metric", "Prediction", "Task", "get_task", "list_tasks"]
 
-_TASKS = ("classification",)
+_TASKS = ("classification", "detection")
 
 
 def get_task(name: str) -> Task:
@@ -18,6 +18,10 @@ def get_task(name: str) -> Task:
     """
     if name not in _TASKS:
         raise unknown("task", name, _TASKS)
+    if name == "detection":
+        from mobilevit.tasks.detection import Detection
+
+        return Detection()
     from mobilevit.tasks.classification import Classification
 
     return Classification()

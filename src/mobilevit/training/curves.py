@@ -22,7 +22,8 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], primary: str) -> 
     left, middle, right = figure.subplots(1, 3)
     for axes, what in ((left, "loss"), (middle, primary)):
         for part in ("train", "val"):
-            axes.plot(epochs, [row[f"{part}_{what}"] for row in rows], ".-", label=part)
+            if all(f"{part}_{what}" in row for row in rows):
+                axes.plot(epochs, [row[f"{part}_{what}"] for row in rows], ".-", label=part)
         axes.set_title(what)
         axes.legend()
     right.plot(epochs, [row["lr"] for row in rows], ".-")

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
 from mobilevit.checkpoints import Checkpoint, Pretrained, architecture, save_checkpoint
 from mobilevit.checkpoints.files import build
-from mobilevit.checkpoints.pretrained import OF_ITS_OWN, backbone_tensors
+from mobilevit.checkpoints.pretrained import OF_ITS_OWN, tensors_for
 from mobilevit.checkpoints.transfer import transfer
-from mobilevit.data.folders import Folders, data_hash
+from mobilevit.data.folders import Folders, Sample, data_hash
 from mobilevit.data.samplers import MultiScaleSampler
 from mobilevit.data.scan import usable_cores
-from mobilevit.deployment.contract import Contract
+from mobilevit.data.transforms import EvalDataset, collate
 from mobilevit.errors import DivergedError, UserError
 from mobilevit.networks import Backbone, TimmNetwork
-from mobilevit.networks.inference import optimize
 from mobilevit.networks.timm import PREFIX
+from mobilevit.networks.torchvision_ssdlite import NAME as TORCHVISION_SSDLITE
 from mobilevit.tasks.base import Metric, Task
 from mobilevit.training.display import Display
 from mobilevit.training.parameters import freeze, parameter_groups
@@ -68,14 +69,7 @@ def fit(
             finite.
     """
     display = display or Display(enabled=False)
-    contract = Contract(
-        task=task.name,
-        class_names=folders.class_names,
-        size=(recipe.data.size, recipe.data.size),
-        resize=recipe.eval_resize,
-        interpolation=recipe.augmentation.interpolation,
-    )
-    side = task.training(recipe, folders.class_names)
+    contract = task.contract(recipe, folders)
     torch.manual_seed(recipe.training.seed)
     like = saved or (weights.checkpoint if weights else None)
     raw = make_network(recipe, len(contract.class_names), like)
@@ -83,11 +77,12 @@ def fit(
     if weights is not None:
         theirs, report = weights.checkpoint, weights.report
         new_head = theirs.contract.class_names != contract.class_names
-        done = transfer(backbone_tensors(theirs), raw, report.source, new_head=new_head)
+        done = transfer(tensors_for(raw, theirs), raw, report.source, new_head=new_head)
         report = dataclasses.replace(report, transfer=report.transfer.then(done))
         report.print(display.console)
         provenance = theirs.provenance or report.provenance()
     described = architecture(recipe.model_name, raw)
+    side = task.training(recipe, folders.class_names, raw)
     raw = raw.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     frozen = freeze(raw, recipe.optimizer.freeze)
     average = averaged(raw, recipe.optimizer.ema_decay)
@@ -124,10 +119,11 @@ def fit(
         persistent_workers=loading["num_workers"] > 0,
         **loading,
     )
+    held_back = folders.val[fabric.global_rank :: fabric.world_size]
     val_loader = DataLoader(
-        side.eval_dataset(folders.val[fabric.global_rank :: fabric.world_size], contract),
+        EvalDataset(held_back, contract),
         batch_size=min(recipe.training.batch_size, 64),
-        **loading,
+        **{**loading, "collate_fn": collate},
     )
 
     def checkpoint(metrics: dict[str, Any], resumable: bool) -> Checkpoint:
@@ -200,7 +196,11 @@ def fit(
             progress.seconds += time.perf_counter() - started
 
             loss_sum, right_sum, seen = _finite(fabric, sums, progress)
-            metric = _evaluate(fabric, evaluated, val_loader, task.metric(contract))
+            if fabric.world_size > 1:  # batch-norm's statistics are each process's own
+                for buffer in evaluated.buffers():
+                    torch.distributed.broadcast(buffer, 0)
+            fast = task.deploy(evaluated, contract, "fp32")
+            metric = _evaluate(fabric, fast, val_loader, held_back, task.metric(contract))
             results = metric.compute()
             better = results[task.primary] > progress.best
             progress.best = max(progress.best, results[task.primary])
@@ -211,7 +211,7 @@ def fit(
                 "seconds": round(progress.seconds, 2),
                 "lr": learning_rate(recipe, progress.samples, len(folders.train)),
                 "train_loss": loss_sum / seen,
-                f"train_{task.primary}": right_sum / seen,
+                f"train_{side.score_name}": right_sum / seen,
                 **{f"val_{key}": v for key, v in results.items() if isinstance(v, float)},
             }
             progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, [0.0, 0.0, 0.0]
@@ -233,11 +233,11 @@ def make_network(recipe: Recipe, num_classes: int, like: Checkpoint | None = Non
         UserError: for a checkpoint of another network, and numbers that make none.
     """
     name = recipe.model_name
-    theirs = like.architecture if like is not None else {"model": name}
+    theirs: dict[str, Any] = like.architecture if like is not None else {"model": name}
     if theirs["model"] != name:
         raise UserError(f"the weights are of {theirs['model']}, not of {name}.")
     own = dataclasses.asdict(recipe.model)
-    numbers = own.pop("numbers") or {}
+    numbers, head = own.pop("numbers") or {}, own.pop("head")
     told: dict[str, Any] = {
         **({"img_size": recipe.data.size} if name.startswith(PREFIX) else {}),
         **{key: value for key, value in theirs.items() if key not in OF_ITS_OWN},
@@ -246,6 +246,13 @@ def make_network(recipe: Recipe, num_classes: int, like: Checkpoint | None = Non
         "model": name,
         "num_classes": num_classes,
     }
+    if head != "classifier":
+        known: dict[str, Any] = theirs.get("head", {})
+        known = known if known.get("type") == head else {}
+        told["head"] = {**known, "type": head, "num_classes": num_classes + 1}  # the background
+        told["num_classes"] = 0
+        if name.startswith((PREFIX, TORCHVISION_SSDLITE)):
+            told = {"model": name, **numbers, "head": told["head"]}
     try:
         return cast(Network, build(told))
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
@@ -313,16 +320,18 @@ def graphs(recipe: Recipe, full: bool) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def _evaluate(fabric: Fabric, network: Network, loader: DataLoader[Any], metric: Metric) -> Metric:
-    """Run the inference form over the pictures of all processes."""
-    if fabric.world_size > 1:  # batch-norm statistics are each process's own; the first's are saved
-        for buffer in network.buffers():
-            torch.distributed.broadcast(buffer, 0)
-    network_ = optimize(network)
-    for pictures, targets in loader:
-        if len(targets):
-            outputs = network_(fabric.to_device(pictures))
-            metric.update(outputs.cpu().numpy(), targets.numpy())
+def _evaluate(
+    fabric: Fabric,
+    network: nn.Module,
+    loader: DataLoader[Any],
+    samples: Sequence[Sample[Any]],
+    metric: Metric,
+) -> Metric:
+    """Run the deployed form over the pictures of all processes; each process has its own."""
+    for pictures, positions in loader:
+        if len(positions):
+            outputs = network(fabric.to_device(pictures))
+            metric.update(outputs.cpu().numpy(), [samples[i].label for i in positions.tolist()])
     if fabric.world_size > 1:
         metrics: list[Any] = [None] * fabric.world_size
         torch.distributed.all_gather_object(metrics, metric)

@@ -7,26 +7,42 @@ from typing import Any
 from torch import nn
 
 from mobilevit.errors import UserError
-from mobilevit.networks import Backbone, TimmNetwork
+from mobilevit.networks import (
+    Backbone,
+    FeatureExtractor,
+    SSDLite,
+    TimmNetwork,
+    TorchvisionSSDLite,
+)
 from mobilevit.training.recipe import OptimizerConfig
 
 
-def blocks(network: Backbone | TimmNetwork) -> list[nn.Module]:
+def blocks(network: nn.Module) -> list[nn.Module]:
     """Return what stands before the classifier, in order: stem, the stages' blocks, final.
 
-    What has no parameters is no block. Where the blocks of a network of timm begin is not known
-    here, so all that stands before its classifier is a single one.
+    Of a detector these are its backbone's; the maps and heads behind them count as classifier. What
+    has no parameters is no block. Where the blocks of a network of timm or torchvision begin is not
+    known here, so all that stands before its classifier is a single one.
     """
+    if isinstance(network, (SSDLite, TorchvisionSSDLite)):
+        backbone = network.backbone
+        if not isinstance(backbone, FeatureExtractor):
+            return [backbone]
+        return _filled(backbone.stem, backbone.stages)
     if isinstance(network, TimmNetwork):
         inner, head = network.network, set(network.get_classifier().modules())
         parts = [part for part in inner.children() if part not in head]
         return [nn.ModuleList([*parts, nn.ParameterList(inner.parameters(recurse=False))])]
-    stages = [block for stage in network.stages for block in stage.children()]
-    known = (network.stem, *stages, network.final)
+    assert isinstance(network, Backbone)
+    return _filled(network.stem, network.stages, network.final)
+
+
+def _filled(stem: nn.Module, stages: nn.ModuleList, *others: nn.Module) -> list[nn.Module]:
+    known = (stem, *(block for stage in stages for block in stage.children()), *others)
     return [block for block in known if next(block.parameters(), None) is not None]
 
 
-def freeze(network: Backbone | TimmNetwork, count: int) -> nn.ModuleList:
+def freeze(network: nn.Module, count: int) -> nn.ModuleList:
     """Let the first blocks of a network need no gradient, and return them.
 
     To freeze their batch-norm statistics and dropout as well, put them back into evaluation mode
@@ -44,9 +60,7 @@ def freeze(network: Backbone | TimmNetwork, count: int) -> nn.ModuleList:
     return nn.ModuleList(known[:count]).requires_grad_(False)
 
 
-def parameter_groups(
-    network: Backbone | TimmNetwork, optimizer: OptimizerConfig
-) -> list[dict[str, Any]]:
+def parameter_groups(network: nn.Module, optimizer: OptimizerConfig) -> list[dict[str, Any]]:
     """Return the groups of the optimiser: trained parameters of one decay and one learning rate.
 
     Each group has an ``lr_scale``, which its learning rate is multiplied with: ``head_lr`` for

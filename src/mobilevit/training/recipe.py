@@ -19,6 +19,7 @@ from mobilevit.files import list_settings, read_settings
 PACKAGE = "mobilevit.recipes"
 DEFAULT_RECIPE = "photos"
 FINETUNE_RECIPE = "finetune"
+BOXES_RECIPE = "boxes"
 DEFAULT_MODEL = "mobilevit_xxs"
 
 
@@ -67,6 +68,8 @@ class ModelConfig:
     model: str | None = None
     """Name of the network, of `mobilevit models`, or timm:NAME for one of timm's; none given: the
     weights', else mobilevit_xxs."""
+    head: Literal["classifier", "ssdlite"] = "classifier"
+    """What stands on it: a classifier, or SSDLite to find boxes."""
     numbers: Numbers | None = None
     """Other numbers of its configuration, or of timm's network, for example layers=[1,1,1]; none
     given: the weights', else its own."""
@@ -89,9 +92,9 @@ class DataConfig:
     anchor: Literal["base", "largest"] = "base"
     """Whether `batch_size` is meant at `size` or at the largest of `sizes`."""
     resize: int | None = None
-    """Shorter side before the centre crop in evaluation; none given: 9/8 of `size`."""
+    """Shorter side before a classifier's centre crop in evaluation; none given: 9/8 of `size`."""
     val_fraction: float = 0.2
-    """Share held back from a folder without train/ and val/."""
+    """Share held back from data without a split to validate on."""
     workers: int | None = None
     """Processes that read pictures; none given: one for each core, 8 at the most."""
 
@@ -116,6 +119,18 @@ class AugmentationConfig:
     """Alpha of mixup; 0: off."""
     cutmix: float = 0.0
     """Alpha of CutMix; 0: off. With mixup too, each batch gets one of the two."""
+
+
+@dataclass(frozen=True)
+class DetectionConfig:
+    """What training pictures with boxes go through instead of the crop (SSD, ECCV 2016)."""
+
+    iou_crop: float = 1.0
+    """Probability of SSD's random crop, which keeps a box if its centre is inside."""
+    zoom_out: float = 0.0
+    """Probability of placing the picture on a larger, grey one, so that objects become small."""
+    distort: float = 0.5
+    """Probability of each change of brightness, contrast, saturation and hue."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +191,7 @@ class Recipe:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    detection: DetectionConfig = field(default_factory=DetectionConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
@@ -183,6 +199,11 @@ class Recipe:
     def model_name(self) -> str:
         """Name of the network."""
         return self.model.model or DEFAULT_MODEL
+
+    @property
+    def task(self) -> str:
+        """Name of the task that the network is trained for."""
+        return "detection" if self.model.head == "ssdlite" else "classification"
 
     @property
     def eval_resize(self) -> int:
@@ -241,6 +262,7 @@ class Recipe:
             UserError: for numbers that make no sense, naming them.
         """
         m, t, o, d, a = self.model, self.training, self.optimizer, self.data, self.augmentation
+        b = self.detection
         for name, value, low, high in (
             *(("patch_sizes", patch, 1, None) for patch in m.patch_sizes or ()),
             ("dropout", m.dropout or 0, 0, 0.99),
@@ -272,6 +294,9 @@ class Recipe:
             ("flip", a.flip, 0, 1),
             ("erase", a.erase, 0, 1),
             ("randaugment", a.randaugment, 0, 30),
+            ("iou_crop", b.iou_crop, 0, 1),
+            ("zoom_out", b.zoom_out, 0, 1),
+            ("distort", b.distort, 0, 1),
         ):
             if not value >= low or (high is not None and not value <= high):  # NaN is neither
                 bounds = f"at least {low}" if high is None else f"from {low} to {high}"

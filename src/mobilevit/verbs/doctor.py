@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobilevit.data.findings import Finding
-from mobilevit.data.folders import read_folders
-from mobilevit.data.scan import Scan, scan, usable_cores
-from mobilevit.errors import UserError
+from mobilevit.data.box_checks import is_crowded
+from mobilevit.data.box_sets import box_format, read_boxes
+from mobilevit.data.boxes import Boxes
+from mobilevit.data.findings import Finding, counted
+from mobilevit.data.folders import Folders, read_folders
+from mobilevit.data.scan import Scan, drop_unreadable, scan, usable_cores
+from mobilevit.errors import MissingExtraError, UserError
+from mobilevit.files import make_folder, replacing
 from mobilevit.machine import processor, versions
 
 if TYPE_CHECKING:
@@ -26,6 +30,7 @@ EXTRAS = {
     "hub": ("huggingface_hub",),
     "demo": ("scikit-learn",),
     "timm": ("timm",),
+    "detection": ("faster-coco-eval",),
 }
 """The optional libraries, by the extra of this package that installs them."""
 
@@ -39,6 +44,7 @@ _VERBS = {
     "names on the Hugging Face hub": ("hub",),
     "compare": ("train", "onnx"),
     "networks of timm": ("timm",),
+    "train and evaluate with boxes": ("train", "detection"),
     "demo": ("train", "onnx", "demo"),
 }
 _MARKS = {"error": "[bold red]error[/]", "warning": "[yellow]warning[/]", "info": "[cyan]info[/]"}
@@ -82,12 +88,14 @@ class Report:
         data: the data set that was looked at, if any.
         scan: its pictures; ``None`` where there are none to look at.
         problems: findings besides those of the scan.
+        size: side in pixels that boxes are measured at.
     """
 
     machine: Machine
     data: str | None = None
     scan: Scan | None = None
     problems: tuple[Finding, ...] = ()
+    size: int = 320
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -107,6 +115,7 @@ class Report:
             "machine": asdict(self.machine),
             "data": self.data,
             **scanned,
+            "size": self.size,
             "findings": [asdict(finding) for finding in self.findings],
         }
 
@@ -120,6 +129,8 @@ class Report:
             console.print(table)
         if self.scan:
             console.print(_class_table(self.scan))
+            if self.scan.box_sizes:
+                console.print(_size_table(self.scan, self.size))
             if sizes := self.scan.sizes:
                 for side, (least, middle, most) in asdict(sizes).items():
                     console.print(f"{side}: {least} to {most} pixels, median {middle}")
@@ -134,29 +145,100 @@ class Report:
             console.print("[green]Ready.[/]")
 
 
-def doctor(data: str | Path | None = None, progress: bool = True) -> Report:
-    """Look at this machine and, if given, at a folder of labelled pictures.
+def doctor(
+    data: str | Path | None = None,
+    progress: bool = True,
+    size: int = 320,
+    draw: str | Path | None = None,
+) -> Report:
+    """Look at this machine and, if given, at a data set.
 
-    What is wrong with the folder is a finding of the report, not an exception.
+    What is wrong with the data is a finding of the report, not an exception.
 
     Args:
-        data: a folder as ``read_folders`` takes it.
+        data: class folders as ``read_folders`` takes them, or boxes as ``read_boxes`` does.
         progress: show a bar while the pictures are read.
+        size: side in pixels of the pictures to train on, which boxes are measured at.
+        draw: a PNG to make, of some of the pictures to train on with their labels.
+
+    Raises:
+        UserError: when ``size`` is below 1, or when ``draw`` cannot be made: without ``data``, or
+            where there is a file already.
     """
+    if size < 1:
+        raise UserError(f"size is {size}; it must be 1 or more.")
+    if draw is not None:
+        _check_drawing(Path(draw), data)
     machine, problems = _examine_machine()
     if data is None:
         return Report(machine, problems=problems)
+    folders: Folders[Any]
     try:
-        folders = read_folders(data)
+        folders = read_boxes(data) if box_format(data) else read_folders(data)
     except UserError as error:
         problems += (Finding("error", "layout", str(error), (str(data),)),)
         return Report(machine, str(data), problems=problems)
-    return Report(machine, str(data), scan(folders, progress=progress), problems)
+    scanned = scan(folders, progress=progress, size=size)
+    readable = drop_unreadable(folders, scanned)
+    if scanned.box_sizes:
+        problems += tuple(_check_truth(readable))
+    if draw is not None:
+        _draw(Path(draw), readable)
+    return Report(machine, str(data), scanned, problems, size)
 
 
 def pip_line(extras: Sequence[str]) -> str:
     """Return the command that installs some extras of this package."""
     return f'pip install "mobilevit[{",".join(extras)}]"'
+
+
+def _check_truth(folders: Folders[Boxes]) -> Iterator[Finding]:
+    """Take the true boxes for detections: each must be found, or evaluation cannot be trusted."""
+    from mobilevit.tasks.detection.metrics import imperfect
+
+    samples = [*folders.train, *folders.val, *folders.test]
+    samples = [sample for sample in samples if not is_crowded(sample.label)]
+    try:
+        wrong = imperfect([sample.label for sample in samples], folders.class_names)
+    except MissingExtraError as error:
+        yield Finding("info", "truth-not-checked", str(error))
+        return
+    if wrong:
+        yield Finding(
+            "error",
+            "truth-not-perfect",
+            f"the true boxes of {counted(len(wrong), 'picture')}, taken for detections, do not "
+            "reach an average precision of 1, as when a box is too small to be told from none. "
+            "Correct them, or remove them.",
+            tuple(str(samples[i].path) for i in wrong),
+        )
+
+
+def _check_drawing(path: Path, data: str | Path | None) -> None:
+    if data is None:
+        raise UserError(f"{path}: nothing to draw without DATA. Name a data set too.")
+    if path.exists():
+        raise UserError(f"{path}: it exists already. Choose another file to draw into.")
+
+
+def _draw(path: Path, folders: Folders[Any]) -> None:
+    """Draw some pictures to train on, boxes on those that have some."""
+    from mobilevit.data.decoding import read_picture
+    from mobilevit.data.drawing import mosaic, spread, tile, titled
+    from mobilevit.tasks.detection.pictures import draw_mosaic
+
+    make_folder(path.parent)
+    with replacing(path) as beside:
+        if any(isinstance(sample.label, Boxes) for sample in folders.train):
+            boxed = [sample for sample in folders.train if sample.label.items]
+            draw_mosaic(beside, boxed, folders.class_names)
+            return
+        tiles = []
+        for sample in spread(folders.train):
+            picture = read_picture(sample.path)
+            shown = tile(picture, picture.width, picture.height)
+            tiles.append(titled(shown, folders.class_names[sample.label]))
+        mosaic(tiles).save(beside, format="PNG")
 
 
 def _examine_machine() -> tuple[Machine, tuple[Finding, ...]]:
@@ -236,7 +318,7 @@ def _class_table(scan: Scan) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("class", title="Readable pictures")
+    table = Table("class", title="Boxes" if scan.box_sizes else "Readable pictures")
     for split in scan.counts:
         table.add_column(split, justify="right")
     names = list(scan.counts["train"])
@@ -246,4 +328,17 @@ def _class_table(scan: Scan) -> Table:
         table.add_row(f"and {rest:,} more")
     table.add_section()
     table.add_row("all", *(f"{sum(counts.values()):,}" for counts in scan.counts.values()))
+    if scan.box_sizes:
+        table.add_row("readable pictures", *(f"{scan.pictures[split]:,}" for split in scan.counts))
+    return table
+
+
+def _size_table(scan: Scan, size: int) -> Table:
+    from rich.table import Table
+
+    table = Table("side in pixels", title=f"Boxes on pictures of {size} by {size}")
+    for split in scan.box_sizes:
+        table.add_column(split, justify="right")
+    for side in next(iter(scan.box_sizes.values())):
+        table.add_row(side, *(f"{counts[side]:,}" for counts in scan.box_sizes.values()))
     return table

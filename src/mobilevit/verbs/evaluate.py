@@ -28,6 +28,7 @@ class Evaluation:
         unreadable: pictures that were left out, and why.
         seconds: for reading the pictures and running the network.
         robustness: on corrupted and on resized pictures, if it was asked for.
+        headline: names of the metrics to show first.
     """
 
     model: dict[str, Any]
@@ -37,10 +38,11 @@ class Evaluation:
     unreadable: dict[str, str]
     seconds: float
     robustness: Robustness | None = None
+    headline: tuple[str, ...] = ()
 
     @property
     def images_per_second(self) -> float:
-        """Pictures read and classified in a second."""
+        """Pictures read and run in a second."""
         samples: int = self.metrics["samples"]
         return samples / self.seconds
 
@@ -64,19 +66,20 @@ class Evaluation:
 
         per_class: dict[str, dict[str, Any]] = self.metrics.get("per_class", {})
         if per_class:
+            columns = next(iter(per_class.values()))
             table = Table("class", title=escape(f"{self.model['model']} on {self.data}"))
-            for column in ("pictures", "recall", "precision"):
+            for column in columns:
                 table.add_column(column, justify="right")
             for name, row in per_class.items():
-                shares = (_percent(row["recall"]), _percent(row["precision"]))
-                table.add_row(escape(name), f"{row['support']:,}", *shares)
+                table.add_row(escape(name), *(_cell(row[column]) for column in columns))
             console.print(table)
-        for name in ("top1", "top5"):
+        for name in self.headline:
             if name in self.metrics:
-                console.print(f"{name}: [bold]{self.metrics[name]:.2%}[/]")
+                console.print(f"{name}: [bold]{_cell(self.metrics[name])}[/]")
+        loss = f"loss {self.metrics['loss']:.4f}, " if "loss" in self.metrics else ""
         console.print(
-            f"loss {self.metrics['loss']:.4f}, {self.metrics['samples']:,} pictures "
-            f"({self.split}), {self.images_per_second:.0f} a second",
+            f"{loss}{self.metrics['samples']:,} pictures ({self.split}), "
+            f"{self.images_per_second:.0f} a second",
             highlight=False,
             markup=False,
         )
@@ -102,10 +105,11 @@ def evaluate(
 
     Args:
         model: whatever ``load_predictor`` takes; an ``.onnx`` file needs no torch.
-        data: a folder of class folders, with ``train/`` and ``val/`` or without.
-        split: ``"val"``, ``"train"`` or ``"all"``. In a folder without a split of its own, ``val``
-            and ``train`` are the two sides that training made of it, if the network was trained on
-            this very folder; otherwise all of it is ``val``.
+        data: a folder of class folders, with ``train/`` and ``val/`` or without; for a detector,
+            boxes as COCO, YOLO or Pascal VOC have them, see ``read_boxes``.
+        split: ``"val"``, ``"train"``, ``"test"`` or ``"all"``. In a folder without a split
+            of its own, ``val`` and ``train`` are the two sides that training made of it, if the
+            network was trained on this very folder; otherwise all of it is ``val``.
         batch_size: pictures run at a time.
         threads: threads that compute; by default as many as the runtime finds good.
         output: a file to write the result to, as JSON.
@@ -119,8 +123,6 @@ def evaluate(
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be 1 or more.")
-    import numpy as np
-
     from mobilevit.deployment.preprocess import batches
     from mobilevit.deployment.runtimes import load_predictor
     from mobilevit.files import write_text
@@ -131,15 +133,16 @@ def evaluate(
     predictor = load_predictor(model, threads)
     contract = predictor.contract
     labelled = find_labelled(predictor, data, split)
-    metric = get_task(contract.task).metric(contract)
+    task = get_task(contract.task)
+    metric = task.metric(contract)
     unreadable: dict[str, str] = {}
     started = time.perf_counter()
     read = batches(labelled.paths, contract, batch_size)
     for batch in with_bar(read, len(labelled), "evaluate"):
         unreadable |= {str(path): reason for path, reason in batch.unreadable.items()}
         if batch.positions:
-            targets = np.array([labelled.labels[position] for position in batch.positions])
-            metric.update(predictor.run(batch.images), targets)
+            labels = [labelled.labels[position] for position in batch.positions]
+            metric.update(predictor.run(batch.images), labels)
     seconds = time.perf_counter() - started
     labelled.check_readable(unreadable)
     evaluation = Evaluation(
@@ -150,6 +153,7 @@ def evaluate(
         unreadable,
         seconds,
         measure_robustness(predictor, labelled, batch_size=batch_size) if robustness else None,
+        task.headline,
     )
     if output:
         text = json.dumps(evaluation.to_dict(), indent=2, ensure_ascii=False)
@@ -157,5 +161,8 @@ def evaluate(
     return evaluation
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.1%}"
+def _cell(value: float | int | None) -> str:
+    """Return a count, or a share in percent, as people read it."""
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.1%}"

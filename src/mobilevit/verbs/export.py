@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +64,7 @@ def export(
     data: str | Path | None = None,
     dynamic_batch: bool = False,
     tolerance: float | None = None,
+    raw: bool = False,
 ) -> ExportReport:
     """Export a checkpoint, and run the result beside PyTorch on real pictures.
 
@@ -78,8 +79,10 @@ def export(
         data: a folder or a picture to compare on; by default the pictures that the run was
             validated on.
         dynamic_batch: take any number of pictures at once instead of one.
-        tolerance: largest difference of two logits, as a share of the range of all logits; by
-            default 0.001.
+        tolerance: largest difference of two outputs, as a share of the range of all; by default
+            0.001.
+        raw: of a detector, write the boxes and probabilities of all anchors, without the choice
+            among them, which whoever runs it then makes (non-maximum suppression).
 
     Raises:
         MissingExtraError: when the libraries of the format are not installed.
@@ -94,6 +97,7 @@ def export(
     from mobilevit.deployment.onnx import OnnxExporter
     from mobilevit.deployment.runtimes import COMPARISON, TorchPredictor
     from mobilevit.files import replacing, write_text
+    from mobilevit.tasks import get_task
 
     exporter = OnnxExporter()
     exporter.check()
@@ -111,16 +115,27 @@ def export(
         raise UserError(f"{path}: the name of an {format} file ends in {exporter.suffix}.")
     if path.exists() and not exporter.made(path):
         raise UserError(f"{path}: exists, and was not made by this package. Give another output.")
+    contract = checkpoint.contract
+    if contract.output == "detections" and dynamic_batch and not raw:
+        raise UserError(
+            "boxes are chosen on one picture at a time: take dynamic_batch with raw (--raw)."
+        )
+    if raw and contract.output != "detections":
+        raise UserError(f"{model}: raw is for detectors, this is for {contract.task}.")
+    if raw:
+        contract = replace(contract, output="candidates")
+        found = replace(found, checkpoint=replace(checkpoint, contract=contract))
     reference = TorchPredictor.from_pretrained(found)
-    pictures = _pictures(data, source, checkpoint.contract, reference.origin.val_fraction)
+    pictures = _pictures(data, source, contract, reference.origin.val_fraction)
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         exporter.export(
-            checkpoint.network,
-            checkpoint.contract,
+            get_task(contract.task).deploy(checkpoint.network, contract),
+            contract,
             beside,
             name=reference.name,
+            bare=checkpoint.network,
             origin=reference.origin,
             dynamic_batch=dynamic_batch,
         )
@@ -128,9 +143,9 @@ def export(
         comparison = compare(reference, exporter.open(beside), pictures, allowed)
         if not comparison.passed:
             raise UserError(
-                f"{path}: not written. On {comparison.pictures} pictures its logits differ from "
+                f"{path}: not written. On {comparison.pictures} pictures its outputs differ from "
                 f"PyTorch's by up to {comparison.max_difference:.3g}; allowed is "
-                f"{comparison.limit:.3g}, that is {allowed:g} of their range. The first label is "
+                f"{comparison.limit:.3g}, that is {allowed:g} of their range. The first answer is "
                 f"the same for {comparison.agreement:.1%}. A larger tolerance accepts that."
             )
         exporter.annotate(beside, {COMPARISON: json.dumps(comparison.to_dict())})

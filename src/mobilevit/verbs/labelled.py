@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+from mobilevit.data.boxes import classes_of, relabelled
 from mobilevit.errors import UserError, nearest, unknown
 
 if TYPE_CHECKING:
@@ -16,28 +18,28 @@ if TYPE_CHECKING:
     from mobilevit.deployment.preprocess import Batch
     from mobilevit.deployment.runtimes import Predictor
 
-SPLITS = ("val", "train", "all")
+SPLITS = ("val", "train", "test", "all")
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Pictures and their classes.
+    """Pictures and their labels.
 
     Attributes:
         source: the folder they were found in.
         split: which of its pictures these are, in words.
         paths: the pictures.
-        labels: for each the index of its class among those the network knows.
+        labels: for each the index of its class among those the network knows, or its boxes.
     """
 
     source: Path
     split: str
     paths: tuple[Path, ...]
-    labels: tuple[int, ...]
+    labels: tuple[Any, ...]
 
     def name(self, position: int) -> str:
         """Return a picture's path in the data set, the same on every machine."""
-        return self.paths[position].relative_to(self.source).as_posix()
+        return Path(os.path.relpath(self.paths[position], self.source)).as_posix()
 
     def limited(self, limit: int | None) -> Labelled:
         """Return at most ``limit`` of the pictures, as evenly over the classes as they allow.
@@ -51,7 +53,7 @@ class Labelled:
         taken: Counter[int] = Counter()
         ranked = []
         for turn, (_, _, position) in enumerate(order):
-            label = self.labels[position]
+            label = min(classes_of(self.labels[position]), default=-1)
             ranked.append((taken[label], turn, position))
             taken[label] += 1
         chosen = sorted(position for _, _, position in sorted(ranked)[:limit])
@@ -85,10 +87,10 @@ def find_labelled(predictor: Predictor, data: str | Path, split: str = "val") ->
 
     Args:
         predictor: the network.
-        data: a folder of class folders, with ``train/`` and ``val/`` or without.
-        split: ``"val"``, ``"train"`` or ``"all"``. In a folder without a split of its own, ``val``
-            and ``train`` are the two sides that training made of it, if the network was trained on
-            this very folder; otherwise all of it is ``val``.
+        data: labelled pictures, as the network's task reads them.
+        split: ``"val"``, ``"train"``, ``"test"`` or ``"all"``. In a folder without a split
+            of its own, ``val`` and ``train`` are the two sides that training made of it, if the
+            network was trained on this very folder; otherwise all of it is ``val``.
 
     Raises:
         UserError: when the data cannot be used, or have a class that the network does not know.
@@ -132,15 +134,15 @@ def with_bar(found: Iterator[Batch], pictures: int, title: str) -> Iterator[Batc
 def _choose(folders: Folders[Any], split: str) -> tuple[list[Sample[Any]], str]:
     """Return the pictures of a split, and which they are in words."""
     if split == "all":
-        return [*folders.train, *folders.val], "all"
-    if not folders.val:
+        return [*folders.train, *folders.val, *folders.test], "all"
+    if not folders.val and split != "test":
         if split == "train":
             raise UserError(
                 f"{folders.source}: has no val/ folder, and the network was not trained on this "
                 "very folder, so which pictures are to train on is not known. Use split 'all'."
             )
         return list(folders.train), "all of a folder without a split"
-    samples = folders.val if split == "val" else folders.train
+    samples = {"val": folders.val, "train": folders.train, "test": folders.test}[split]
     if not samples:
         raise UserError(f"{folders.source}: has no pictures in its {split} split.")
     return list(samples), split
@@ -148,21 +150,19 @@ def _choose(folders: Folders[Any], split: str) -> tuple[list[Sample[Any]], str]:
 
 def _match(
     folders: Folders[Any], samples: Sequence[Sample[Any]], known: tuple[str, ...], model: str
-) -> list[int]:
-    """Return for each sample the index of its class among those the network knows."""
+) -> list[Any]:
+    """Return the samples' labels with the indices of the classes that the network knows."""
     exact = {name: index for index, name in enumerate(known)}
     loose = _loose_names(known)
-    labels = []
-    for sample in samples:
-        name = folders.class_names[sample.label]
-        index = exact.get(name, loose.get(_loosely(name)))
-        if index is None:
+    indices = [exact.get(name, loose.get(_loosely(name), -1)) for name in folders.class_names]
+    for label in sorted({label for sample in samples for label in classes_of(sample.label)}):
+        if indices[label] < 0:
+            name = folders.class_names[label]
             raise UserError(
                 f"{folders.source}: has a class '{name}', which {model} does not know."
                 f"{nearest(name, known)} It knows: {_listed(known)}."
             )
-        labels.append(index)
-    return labels
+    return [relabelled(sample.label, indices) for sample in samples]
 
 
 def _loose_names(known: Sequence[str]) -> dict[str, int]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import json
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -53,6 +55,10 @@ class Predictions(Sequence["Prediction"]):
             "seconds": round(self.seconds, 4),
         }
 
+    def to_coco(self) -> list[dict[str, Any]]:
+        """Return the boxes of a detector in COCO's format of results."""
+        return [row for item in self.items for row in item.to_coco()]  # type: ignore[attr-defined]
+
     def print(self, console: Console) -> None:
         """Print a line for each picture."""
         for item in self.items:
@@ -64,9 +70,12 @@ class Predictions(Sequence["Prediction"]):
 def predict(
     model: str | Path | None = None,
     pictures: str | Path | Sequence[str | Path] | None = None,
-    top: int = 5,
+    top: int | None = None,
     threads: int | None = None,
     batch_size: int = 16,
+    threshold: float | None = None,
+    draw: str | Path | None = None,
+    coco: str | Path | None = None,
 ) -> Predictions:
     """Predict what is on pictures.
 
@@ -78,38 +87,69 @@ def predict(
         model: whatever ``load_predictor`` takes; an ``.onnx`` file needs no torch. Without
             ``pictures`` it is what to look at, if ``split_words`` finds no model in it.
         pictures: files, folders (searched to their depth) and patterns like ``"photos/*.jpg"``.
-        top: answers for each picture, 1 or more.
+        top: answers for each picture, 1 or more; none: five labels, all boxes.
         threads: threads that compute; by default as many as the runtime finds good.
         batch_size: pictures run at a time.
+        threshold: how sure an answer is at least, from 0 to 1; none: 0 for labels, 0.3 for boxes.
+        draw: a folder to write the pictures into, as PNG, with the answers drawn on them; it must
+            be new or empty.
+        coco: a file to write the boxes to, as COCO has results of detection: JSON, each with
+            ``image_id``, ``category_id``, ``bbox`` and ``score``.
 
     Raises:
         UserError: when the model cannot be used, or ``pictures`` or one of them names nothing. A
             picture that cannot be read is no error: it is among ``unreadable``.
     """
+    from mobilevit.data.decoding import read_picture
     from mobilevit.data.folders import pictures as find_pictures
     from mobilevit.deployment.preprocess import batches
     from mobilevit.deployment.runtimes import load_predictor
+    from mobilevit.files import making, write_text
     from mobilevit.tasks import get_task
 
     for name, value in (("top", top), ("batch_size", batch_size)):
-        if value < 1:
+        if value is not None and value < 1:
             raise UserError(f"{name} is {value}; it must be 1 or more.")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise UserError(f"threshold is {threshold}; it must be from 0 to 1.")
     if pictures is None:
         model, pictures = split_words([] if model is None else [model])
     paths = find_pictures(pictures)
     predictor = _load_shipped(threads) if model is None else load_predictor(model, threads)
     task = get_task(predictor.contract.task)
+    if coco is not None and predictor.contract.task != "detection":
+        raise UserError(
+            f"{predictor.path}: it finds no boxes, it is for {predictor.contract.task}; COCO's "
+            "format of results is for boxes. Leave coco= (--coco), and take the JSON (--json)."
+        )
     items: list[Prediction] = []
     unreadable: dict[str, str] = {}
     started = time.perf_counter()
-    for batch in batches(paths, predictor.contract, batch_size):
-        unreadable |= {str(path): reason for path, reason in batch.unreadable.items()}
-        if batch.positions:
-            outputs = predictor.run(batch.images)
-            names = [paths[position] for position in batch.positions]
-            items += task.decode(outputs, predictor.contract, names, top)
+    with making(Path(draw)) if draw else nullcontext() as folder:
+        for batch in batches(paths, predictor.contract, batch_size):
+            unreadable |= {str(path): reason for path, reason in batch.unreadable.items()}
+            if batch.positions:
+                outputs = predictor.run(batch.images)
+                names = [paths[position] for position in batch.positions]
+                found = task.decode(outputs, predictor.contract, names, top, threshold)
+                items += found
+                if folder is not None:
+                    for item in found:
+                        drawn = item.draw(read_picture(item.path))
+                        drawn.save(_free(folder, Path(item.path).name))
     seconds = time.perf_counter() - started
-    return Predictions(str(predictor.path), tuple(items), unreadable, seconds)
+    predictions = Predictions(str(predictor.path), tuple(items), unreadable, seconds)
+    if coco is not None:
+        write_text(Path(coco), json.dumps(predictions.to_coco()) + "\n")
+    return predictions
+
+
+def _free(folder: Path, name: str) -> Path:
+    """Return where a picture of this name goes; another of the same name gets a number."""
+    path, number = folder / f"{name}.png", 2
+    while path.exists():
+        path, number = folder / f"{name}-{number}.png", number + 1
+    return path
 
 
 def split_words(words: Sequence[str | Path]) -> tuple[str | Path | None, Sequence[str | Path]]:

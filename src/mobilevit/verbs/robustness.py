@@ -199,7 +199,7 @@ def _measure(
         if not batch.positions:
             continue
         names = [labelled.name(position) for position in batch.positions]
-        targets = np.array([labelled.labels[position] for position in batch.positions])
+        targets = [labelled.labels[position] for position in batch.positions]
         for condition, metric in metrics.items():
             images = batch.images
             if condition != _CLEAN:
@@ -239,4 +239,5 @@ def _resized(contract: Contract, side: int) -> Contract:
     """Scale the input and what it is cropped from to another shorter side."""
     scale = side / min(contract.size)
     height, width = (round(length * scale) for length in contract.size)
-    return replace(contract, size=(height, width), resize=round(contract.resize * scale))
+    resize = None if contract.resize is None else round(contract.resize * scale)
+    return replace(contract, size=(height, width), resize=resize)

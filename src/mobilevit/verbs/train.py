@@ -12,7 +12,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from mobilevit.errors import UserError, require
-from mobilevit.training.recipe import DEFAULT_RECIPE, FINETUNE_RECIPE, Recipe, load_recipe
+from mobilevit.training.recipe import (
+    BOXES_RECIPE,
+    DEFAULT_RECIPE,
+    FINETUNE_RECIPE,
+    Recipe,
+    load_recipe,
+)
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -34,10 +40,12 @@ class Run:
     Attributes:
         folder: the run folder; ``best.safetensors`` in it is the network.
         metrics: of the best epoch: the task's metrics, ``epoch``, ``seconds`` of training.
+        primary: the metric that said which epoch was best.
     """
 
     folder: Path
     metrics: dict[str, Any]
+    primary: str = "top1"
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain Python."""
@@ -45,9 +53,9 @@ class Run:
 
     def print(self, console: Console) -> None:
         """Say what was reached and what to do next."""
-        top1, epoch = self.metrics["top1"], self.metrics["epoch"]
+        name, epoch = self.primary, self.metrics["epoch"]
         folder = escape(str(self.folder))
-        console.print(f"top-1 {top1:.2%} on val, after epoch {epoch}: {folder}/")
+        console.print(f"{name} {self.metrics[name]:.2%} on val, after epoch {epoch}: {folder}/")
         console.print(f"next: mobilevit export {folder}", highlight=False)
 
 
@@ -66,9 +74,9 @@ def train(
     """Train a network and leave a run folder.
 
     Args:
-        data: a folder of class folders, with ``train/`` and ``val/`` or to be split.
-        recipe: the name of a recipe, a YAML file, or a ``Recipe``; none: ``photos``, or
-            ``finetune`` with ``weights``.
+        data: a folder of class folders, with ``train/`` and ``val/`` or to be split; to train a
+            detector, boxes as COCO, YOLO or Pascal VOC have them, see ``read_boxes``.
+        recipe: the name of a recipe, a YAML file, or a ``Recipe``; none: ``usual_recipe``'s.
         output: the run folder to make; none: the next free one under ``runs/``.
         resume: a run folder whose training was interrupted; it goes on with the same pictures and
             recipe and ends with the very same weights as if it had not been.
@@ -91,7 +99,6 @@ def train(
     from mobilevit.tasks import get_task
     from mobilevit.training.run_folder import RunFolder, free_folder
 
-    task = get_task("classification")
     saved: Checkpoint | None = None
     start: Pretrained | None = None
     if resume is not None:
@@ -100,15 +107,17 @@ def train(
         run = RunFolder.existing(Path(resume))
         saved = load_checkpoint(run.last, training=True)
         chosen = Recipe.from_dict(saved.recipe, str(run.last))
+        task = get_task(chosen.task)
         folders = task.read(data or run.data, chosen.data.val_fraction)
     elif channel_order is not None and weights is None:
         raise UserError("channel_order is a fact about weights: name them too.")
     elif data is None:
         raise UserError("train needs a folder of pictures, or resume=RUN to go on with a run.")
     else:
-        base = recipe or (DEFAULT_RECIPE if weights is None else FINETUNE_RECIPE)
+        base = recipe or usual_recipe(data, weights)
         chosen = base if isinstance(base, Recipe) else load_recipe(base)
         chosen = chosen.override(**settings)
+        task = get_task(chosen.task)
         folders = task.read(data, chosen.data.val_fraction)
         if weights is not None:
             start = load_pretrained(weights, channel_order=channel_order, model=chosen.model.model)
@@ -116,6 +125,19 @@ def train(
         name = f"{Path(data).resolve().name}-{chosen.model_name.replace(':', '-')}"
         run = RunFolder(free_folder(output, name))
     return train_folders(task, folders, chosen, run, saved, start, check, progress)
+
+
+def usual_recipe(data: str | Path | None, weights: str | Path | None) -> str:
+    """Return the recipe for data where none is named.
+
+    It is ``boxes`` for what ``box_format`` knows, else ``finetune`` with weights and ``photos``
+    without.
+    """
+    from mobilevit.data.box_sets import box_format
+
+    if data is not None and box_format(data):
+        return BOXES_RECIPE
+    return DEFAULT_RECIPE if weights is None else FINETUNE_RECIPE
 
 
 def train_folders(
@@ -155,15 +177,20 @@ def train_folders(
     fabric = _fabric(recipe, run)
     display = Display(enabled=fabric.is_global_zero, bars=progress)
     if check:
-        scanned = scan(folders, progress=progress) if fabric.is_global_zero else None
+        scanned = (
+            scan(folders, progress=progress, size=recipe.data.size)
+            if fabric.is_global_zero
+            else None
+        )
         folders = checked(folders, cast(Scan, fabric.broadcast(scanned)), display.console)
+    folders = task.trainable(folders)
     fit(fabric, task, recipe, folders, run, saved, start, display)
     if fabric.is_global_zero:
         draw_curves(run.curves, run.rows(), task.primary)
         if draw:
             task.draw_run(run.best, folders, run.path)
     fabric.barrier()
-    return Run(run.path, load_checkpoint(run.best).metrics)
+    return Run(run.path, load_checkpoint(run.best).metrics, task.primary)
 
 
 def _with_network(recipe: Recipe, start: Pretrained | None) -> Recipe:

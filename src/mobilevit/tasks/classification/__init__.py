@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilevit.data.box_sets import box_format
 from mobilevit.data.folders import VAL_NAMES, Folders, Sample, read_folders
 from mobilevit.deployment.contract import Contract
+from mobilevit.errors import UserError
 from mobilevit.tasks.classification.metrics import Accuracy
 from mobilevit.tasks.classification.predictions import Label, Prediction, decode, softmax
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from mobilevit.tasks.classification.training import ClassificationTraining
     from mobilevit.training.recipe import Recipe
 
@@ -27,9 +31,19 @@ class Classification:
 
     name = "classification"
     primary = "top1"
+    headline = ("top1", "top5")
 
     def read(self, data: str | Path, val_fraction: float | None = 0.2) -> Folders[int]:
-        """Find the pictures of a folder of class folders, see ``read_folders``."""
+        """Find the pictures of a folder of class folders, see ``read_folders``.
+
+        Raises:
+            UserError: when it is no such folder, or one of pictures with boxes.
+        """
+        if found := box_format(data):
+            raise UserError(
+                f"{data}: holds boxes, as {found.upper()} has them, not class folders. To find "
+                "boxes train a detector: mobilevit train DATA --recipe boxes"
+            )
         if val_fraction is not None:
             return read_folders(data, val_fraction)
         folders = read_folders(data, 0.5)
@@ -41,6 +55,28 @@ class Classification:
         whole = sorted((*folders.train, *folders.val), key=lambda s: (s.label, s.path))
         return replace(folders, train=tuple(whole), val=())
 
+    def trainable(self, folders: Folders[int]) -> Folders[int]:
+        """Return all of the folders: every picture has its class."""
+        return folders
+
+    def contract(self, recipe: Recipe, folders: Folders[int]) -> Contract:
+        """Return the contract: the shorter side resized, the centre cropped, logits."""
+        return Contract(
+            task=self.name,
+            class_names=folders.class_names,
+            size=(recipe.data.size, recipe.data.size),
+            resize=recipe.eval_resize,
+            interpolation=recipe.augmentation.interpolation,
+        )
+
+    def deploy(
+        self, network: nn.Module, contract: Contract, precision: str | None = None
+    ) -> nn.Module:
+        """Return the network itself, or its fast form: logits are what it gives."""
+        from mobilevit.networks.inference import optimize
+
+        return network if precision is None else optimize(network, precision)
+
     def metric(self, contract: Contract) -> Accuracy:
         """Return an empty metric."""
         return Accuracy(contract.class_names)
@@ -50,12 +86,22 @@ class Classification:
         outputs: NDArray[np.floating[Any]],
         contract: Contract,
         paths: Sequence[str | Path],
-        top: int = 5,
+        top: int | None = None,
+        threshold: float | None = None,
     ) -> list[Prediction]:
-        """Return the ``top`` most probable labels of each picture; outputs are logits (N, K)."""
-        return decode(outputs, contract.class_names, paths, top)
+        """Return the ``top`` (5) likeliest labels of each picture; outputs are logits (N, K)."""
+        top = 5 if top is None else top
+        return decode(outputs, contract.class_names, paths, top, threshold or 0.0)
 
-    def training(self, recipe: Recipe, class_names: Sequence[str]) -> ClassificationTraining:
+    def align(
+        self, before: NDArray[np.float64], after: NDArray[np.float64], contract: Contract
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+        """Return all logits, and for which pictures the first label is the same."""
+        return before, after, before.argmax(axis=1) == after.argmax(axis=1)
+
+    def training(
+        self, recipe: Recipe, class_names: Sequence[str], network: nn.Module
+    ) -> ClassificationTraining:
         """Return the training side: datasets, batch augmentation, loss."""
         from mobilevit.tasks.classification.training import ClassificationTraining
 
@@ -77,7 +123,9 @@ class Classification:
         metric = self.metric(predictor.contract)
         mistakes: list[Mistake] = []
         for batch in batches([s.path for s in folders.val], predictor.contract):
-            truths = np.array([folders.val[i].label for i in batch.positions], dtype=np.int64)
+            if not batch.positions:
+                continue
+            truths = [folders.val[i].label for i in batch.positions]
             logits = predictor.run(batch.images)
             metric.update(logits, truths)
             for picture, truth, row in zip(batch.images, truths, softmax(logits), strict=True):

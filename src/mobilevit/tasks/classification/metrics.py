@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilevit.errors import UserError
+from mobilevit.tasks.outputs import check_finite
 
 _TOP = 5
 
@@ -31,18 +31,18 @@ class Accuracy:
         self.in_top5 = 0
         self.loss = 0.0
 
-    def update(self, outputs: NDArray[np.floating[Any]], targets: NDArray[np.integer[Any]]) -> None:
+    def update(self, outputs: NDArray[np.floating[Any]], labels: Sequence[int]) -> None:
         """Add a batch.
 
         Args:
             outputs: logits (N, K).
-            targets: indices (N,) of the true classes, from 0 to K - 1.
+            labels: indices (N,) of the true classes, from 0 to K - 1.
 
         Raises:
             UserError: when a logit is NaN or infinite.
             ValueError: when the shapes do not agree or a target is out of range.
         """
-        classes = len(self.class_names)
+        classes, targets = len(self.class_names), np.asarray(labels, np.int64)
         if outputs.ndim != 2 or outputs.shape[1] != classes or targets.shape != outputs.shape[:1]:
             raise ValueError(
                 f"logits of shape {outputs.shape} and targets of shape {targets.shape} do not fit "
@@ -54,13 +54,7 @@ class Accuracy:
             raise ValueError(
                 f"targets from {targets.min()} to {targets.max()} do not fit {classes} classes"
             )
-        if not np.isfinite(outputs).all():
-            broken = int((~np.isfinite(outputs).all(axis=1)).sum())
-            raise UserError(
-                f"the network's outputs are NaN or infinite for {broken} of {len(outputs)} "
-                "pictures: its weights are damaged, or its training diverged. A lower learning "
-                "rate, clip_norm or fp32 precision prevents that."
-            )
+        check_finite(outputs)
         logits = outputs.astype(np.float64)
         truth = logits[np.arange(len(targets)), targets]
         highest = logits.max(axis=1)

@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+from mobilevit.data.drawing import caption
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,12 @@ class Prediction:
 
     def summary(self) -> str:
         """Return the labels as one line for people."""
-        return ", ".join(f"{label.name} {label.probability:.1%}" for label in self.labels)
+        said = ", ".join(f"{label.name} {label.probability:.1%}" for label in self.labels)
+        return said or "nothing sure enough"
+
+    def draw(self, picture: Image.Image) -> Image.Image:
+        """Return a copy of the picture with the labels in its upper left corner."""
+        return caption(picture, [f"{label.name} {label.probability:.0%}" for label in self.labels])
 
 
 def decode(
@@ -40,6 +48,7 @@ def decode(
     class_names: Sequence[str],
     paths: Sequence[str | Path],
     top: int,
+    threshold: float = 0.0,
 ) -> list[Prediction]:
     """Return a prediction for each row of logits.
 
@@ -49,6 +58,7 @@ def decode(
         paths: the N pictures.
         top: labels in each prediction, 1 or more; no more than K are given. Of equally probable
             labels the one that comes first in ``class_names`` is first.
+        threshold: the smallest probability of a label.
 
     Raises:
         ValueError: when the shapes do not agree or ``top`` is below 1.
@@ -63,7 +73,10 @@ def decode(
     probabilities = softmax(logits)
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
     return [
-        Prediction(str(path), tuple(Label(class_names[i], float(row[i])) for i in order))
+        Prediction(
+            str(path),
+            tuple(Label(class_names[i], float(row[i])) for i in order if row[i] >= threshold),
+        )
         for path, row, order in zip(paths, probabilities, best, strict=True)
     ]
 

@@ -11,13 +11,14 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from mobilevit.data.folders import Sample
-from mobilevit.data.transforms import EvalDataset, TrainDataset, TrainTransform, collate
-from mobilevit.deployment.contract import Contract
+from mobilevit.data.transforms import TrainDataset, TrainTransform, collate
 from mobilevit.training.recipe import Recipe
 
 
 class ClassificationTraining:
     """What the training function needs to know of classification."""
+
+    score_name = "top1"
 
     def __init__(self, recipe: Recipe, class_names: Sequence[str]) -> None:
         self.class_names = class_names
@@ -38,10 +39,6 @@ class ClassificationTraining:
     def train_dataset(self, samples: Sequence[Sample[int]]) -> TrainDataset:
         """Return the augmented samples, to be indexed with ``SampleKey``."""
         return TrainDataset(samples, self.transform)
-
-    def eval_dataset(self, samples: Sequence[Sample[int]], contract: Contract) -> EvalDataset:
-        """Return the samples as the contract wants them."""
-        return EvalDataset(samples, contract)
 
     def prepare(self, pictures: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Make a collated batch the network's input and the loss's target.

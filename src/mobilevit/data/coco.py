@@ -1,0 +1,262 @@
+"""Boxes as COCO has them: one JSON file for each split."""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mobilevit.data.boxes import Boxes
+from mobilevit.data.folders import Sample
+from mobilevit.data.raw_boxes import (
+    BROKEN_LABEL,
+    CLASS_MISMATCH,
+    LABEL_WITHOUT_PICTURE,
+    UNKNOWN_CLASS,
+    UNKNOWN_PICTURE,
+    Problems,
+    RawBox,
+    RawPicture,
+    RawSet,
+    split_of,
+)
+from mobilevit.errors import UserError
+
+PICTURES = "{split}"
+"""The folder of a split's pictures in a folder that is written."""
+
+_KEYS = ("images", "annotations", "categories")
+_PREFIX = "instances_"
+_ROBOFLOW = "_annotations.coco.json"
+
+
+def is_coco(path: Path) -> bool:
+    """Tell whether a path is such a file, or a folder that holds some."""
+    return _is_coco_file(path) or (path.is_dir() and bool(_files(path)))
+
+
+def read(data: Path) -> RawSet:
+    """Read a JSON file, or those of a folder.
+
+    In a folder, ``annotations/instances_{train,val,test}*.json``, the same without ``instances_``
+    or right in the folder, and ``{train,valid,test}/_annotations.coco.json`` are looked for; a
+    single file of any other name is taken to train on. Pictures are looked for beside the file,
+    in ``images/``, and in folders named after the file or its split.
+
+    Raises:
+        UserError: when there is no file to train on or several, or when one is broken.
+    """
+    files = {"train": data} if data.is_file() else _one_each(data, _files(data))
+    problems = Problems()
+    contents = {split: _load(file) for split, file in files.items()}
+    classes = _classes(contents["train"], files["train"])
+    ids = sorted(classes)
+    splits = {}
+    for split, content in contents.items():
+        own = _classes(content, files[split]) or classes
+        for number, name in own.items():
+            if classes.get(number) != name:
+                train = (
+                    f"in train it is '{classes[number]}'" if number in classes else "not in train"
+                )
+                problems.add(CLASS_MISMATCH, files[split], f"{number} '{name}' ({train})")
+        labels = {
+            number: ids.index(number) if classes.get(number) == name else None
+            for number, name in own.items()
+        }
+        splits[split] = _pictures(content, files[split], labels, problems)
+    return RawSet(tuple(classes[number] for number in ids), tuple(ids), splits, problems)
+
+
+def write(
+    target: Path,
+    class_names: Sequence[str],
+    class_ids: Sequence[int],
+    splits: Mapping[str, Sequence[tuple[str, Sample[Boxes]]]],
+) -> None:
+    """Write ``annotations/instances_{split}.json``.
+
+    Args:
+        target: a folder that is there.
+        class_names: of the classes.
+        class_ids: their numbers.
+        splits: names of the pictures in ``PICTURES``, and the samples, by split.
+    """
+    (target / "annotations").mkdir()
+    categories = [{"id": i, "name": n} for i, n in zip(class_ids, class_names, strict=True)]
+    for split, samples in splits.items():
+        own = [sample.label.image_id for _, sample in samples]
+        keep = None not in own and len(set(own)) == len(own)
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for number, (name, sample) in enumerate(samples, 1):
+            boxes = sample.label
+            image_id = boxes.image_id if keep else number
+            images.append(
+                {"id": image_id, "file_name": name, "width": boxes.width, "height": boxes.height}
+            )
+            for box in boxes.items:
+                sides = (box.right - box.left, box.bottom - box.top)
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": image_id,
+                        "category_id": class_ids[box.label],
+                        "bbox": [box.left, box.top, *sides],
+                        "area": box.size,
+                        "iscrowd": int(box.ignored),
+                    }
+                )
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        file = target / "annotations" / f"instances_{split}.json"
+        file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+def _is_coco_file(path: Path) -> bool:
+    """Look for the three keys without parsing the file, which may have hundreds of megabytes."""
+    if path.suffix.lower() != ".json" or not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        return all(text.find(f'"{key}"'.encode()) >= 0 for key in _KEYS)
+
+
+def _files(folder: Path) -> list[tuple[str, Path]]:
+    """Return the files of a folder, each with the split that its name tells."""
+    found = [(split_of(file.parent.name), file) for file in sorted(folder.glob(f"*/{_ROBOFLOW}"))]
+    if not found:
+        files = sorted((*folder.glob("*.json"), *folder.glob("annotations/*.json")))
+        found = [(split_of(file.stem.removeprefix(_PREFIX)), file) for file in files]
+    coco = [(split, file) for split, file in found if _is_coco_file(file)]
+    named = [(split, file) for split, file in coco if split]
+    return named or [("train", file) for _, file in coco]
+
+
+def _one_each(folder: Path, files: Sequence[tuple[str, Path]]) -> dict[str, Path]:
+    chosen: dict[str, Path] = {}
+    for split, file in files:
+        if split in chosen:
+            raise UserError(
+                f"{folder}: both '{chosen[split].relative_to(folder)}' and "
+                f"'{file.relative_to(folder)}' could be its split '{split}'. Give one of the two "
+                "files instead of the folder, or move one away."
+            )
+        chosen[split] = file
+    if "train" not in chosen:
+        names = ", ".join(str(file.relative_to(folder)) for file in chosen.values())
+        raise UserError(
+            f"{folder}: has {names}, but no file to train on, such as "
+            "annotations/instances_train.json. Add it, or give one of the files itself."
+        )
+    return chosen
+
+
+def _load(file: Path) -> dict[str, list[dict[str, Any]]]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{file}: this is no JSON: {error.msg} in line {error.lineno}, column {error.colno}. "
+            "Export it anew."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: this is no JSON in UTF-8 ({error}). Export it anew.") from error
+    for key in _KEYS:
+        entries = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise UserError(
+                f"{file}: has no list '{key}' of entries in braces, as COCO's files of instances "
+                "have. Export it anew as COCO."
+            )
+    return {key: content[key] for key in _KEYS}
+
+
+def _classes(content: Mapping[str, list[dict[str, Any]]], file: Path) -> dict[int, str]:
+    """Return the names of the classes by their numbers."""
+    classes: dict[int, str] = {}
+    for entry in content["categories"]:
+        number, name = entry.get("id"), entry.get("name")
+        if not isinstance(number, int) or not isinstance(name, str) or number in classes:
+            raise UserError(
+                f"{file}: the category {entry} needs an 'id', a whole number that no other has, "
+                "and a 'name'."
+            )
+        classes[number] = name
+    return classes
+
+
+def _pictures(
+    content: Mapping[str, list[dict[str, Any]]],
+    file: Path,
+    labels: Mapping[int, int | None],
+    problems: Problems,
+) -> list[RawPicture]:
+    """Return the pictures of a file that are there, and their boxes.
+
+    Args:
+        content: of the file.
+        file: the file.
+        labels: the index of each class by its number; ``None`` for one that is left out.
+        problems: gathers what is wrong.
+    """
+    folders = _picture_folders(file)
+    pictures: dict[int | str, RawPicture | None] = {}
+    for entry in content["images"]:
+        number, name = entry.get("id"), entry.get("file_name")
+        if not isinstance(number, (int, str)) or not isinstance(name, str) or number in pictures:
+            problems.add(BROKEN_LABEL, file, f"image {entry} without a file_name or id of its own")
+            continue
+        places = [folder / name.replace("\\", "/") for folder in folders]
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            looked = ", ".join(map(str, folders))
+            problems.add(LABEL_WITHOUT_PICTURE, file, f"'{name}', looked for in {looked}")
+        image_id = number if isinstance(number, int) else None
+        pictures[number] = RawPicture(path, file, _size(entry), image_id) if path else None
+    for entry in content["annotations"]:
+        which, image, category = (entry.get(key) for key in ("id", "image_id", "category_id"))
+        bbox = entry.get("bbox")
+        sides = [side for value in bbox or () if (side := _number(value)) is not None]
+        if not isinstance(bbox, list) or len(sides) != len(bbox) or len(bbox) != 4:
+            problems.add(BROKEN_LABEL, file, f"annotation {which} with bbox {bbox}")
+        elif not isinstance(image, (int, str)) or image not in pictures:
+            problems.add(UNKNOWN_PICTURE, file, f"annotation {which} with image_id {image}")
+        elif not isinstance(category, int) or category not in labels:
+            problems.add(UNKNOWN_CLASS, file, f"annotation {which} with category_id {category}")
+        elif (picture := pictures[image]) and (label := labels[category]) is not None:
+            left, top, width, height = sides
+            area = _number(entry.get("area"))
+            picture.boxes.append(
+                RawBox(
+                    *(left, top, left + width, top + height, label, which),
+                    ignored=bool(entry.get("iscrowd")),
+                    area=area if area and 0 < area < math.inf else None,
+                )
+            )
+    return [picture for picture in pictures.values() if picture]
+
+
+def _picture_folders(file: Path) -> list[Path]:
+    own = file.stem.removeprefix(_PREFIX)
+    names = ["", own, split_of(own) or own]
+    roots = [file.parent, *([file.parent.parent] if file.parent.name == "annotations" else [])]
+    folders = [
+        root / images / name for root in roots for images in ("", "images") for name in names
+    ]
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+
+
+def _size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
+    width, height = entry.get("width"), entry.get("height")
+    if isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0:
+        return width, height
+    return None
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None

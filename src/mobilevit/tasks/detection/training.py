@@ -1,0 +1,170 @@
+"""The training side of detection: augmentation, targets of the anchors, loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from mobilevit.data.boxes import Box, Boxes
+from mobilevit.data.decoding import Picture
+from mobilevit.data.folders import Sample
+from mobilevit.data.samplers import SampleKey
+from mobilevit.data.transforms import collate, or_none
+from mobilevit.tasks.detection.matching import CODER, match, ssd_loss
+from mobilevit.training.recipe import Recipe
+
+OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+"""Smallest overlap with a box that a crop is asked for; 1: no crop (SSD, ECCV 2016)."""
+Outputs = tuple[Tensor, Tensor]
+
+
+class DetectionTransform:
+    """SSD's crop, flip and distortion of a picture and its boxes, resized to a square.
+
+    Numbers are the authors' (``config/detection/ssd_coco/mobilevit.yaml``), the transforms
+    torchvision's. A picture is decoded at no more than about twice the size it is trained at, and
+    its colours are changed after it was made small: both spare time. Every random number comes from
+    torch's global generator.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        config = recipe.detection
+        self.mode = v2.functional.InterpolationMode(recipe.augmentation.interpolation)
+        crop = v2.RandomIoUCrop(0.3, 1.0, 0.5, 2.0, list(OVERLAPS), trials=40)
+        self.place = v2.Compose(
+            [
+                v2.RandomZoomOut(fill=128, p=config.zoom_out),
+                v2.RandomApply([crop], p=config.iou_crop),
+                v2.RandomHorizontalFlip(recipe.augmentation.flip),
+            ]
+        )
+        changes = (
+            v2.ColorJitter(brightness=(0.875, 1.125)),
+            v2.ColorJitter(contrast=(0.5, 1.5)),
+            v2.ColorJitter(saturation=(0.5, 1.5)),
+            v2.ColorJitter(hue=(-0.05, 0.05)),
+        )
+        self.finish = v2.Compose(
+            [
+                *(v2.RandomApply([change], config.distort) for change in changes),
+                v2.ClampBoundingBoxes(),
+                v2.SanitizeBoundingBoxes(),
+            ]
+        )
+
+    def __call__(self, picture: Picture, boxes: Boxes, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Augment a picture.
+
+        Returns:
+            (3, size, size) uint8 RGB; corners (N, 4) as shares of the sides; classes (N,).
+
+        Raises:
+            PictureError: when the picture cannot be decoded.
+        """
+        decoded = picture.decode(reduce=max(1.0, min(picture.width, picture.height) / (2 * size)))
+        sides = torch.tensor([decoded.width, decoded.height] * 2)
+        x: dict[str, Any] = {
+            "image": tv_tensors.Image(torch.from_numpy(np.array(decoded)).permute(2, 0, 1)),
+            "boxes": tv_tensors.BoundingBoxes(
+                torch.from_numpy(boxes.corners()) * sides,
+                format="XYXY",
+                canvas_size=(decoded.height, decoded.width),
+            ),
+            "labels": torch.from_numpy(boxes.labels()),
+        }
+        x = self.place(x)
+        x = v2.Resize((size, size), self.mode, antialias=True)(x)
+        x = self.finish(x)
+        return x["image"].as_subclass(Tensor), x["boxes"].as_subclass(Tensor) / size, x["labels"]
+
+
+class DetectionDataset(Dataset[tuple[Tensor, Tensor] | None]):
+    """Samples as (uint8 tensor (3, size, size), targets of the anchors (A, 5)).
+
+    Each is augmented with the key's own seed. A picture that cannot be read any more gives ``None``
+    and a warning that names it.
+    """
+
+    def __init__(self, samples: Sequence[Sample[Boxes]], side: DetectionTraining) -> None:
+        self.samples = samples
+        self.side = side
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: SampleKey) -> tuple[Tensor, Tensor] | None:
+        sample = self.samples[key]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(key.seed)
+            return or_none(lambda: self._make(sample, key.size))
+
+    def _make(self, sample: Sample[Boxes], size: int) -> tuple[Tensor, Tensor]:
+        image, corners, labels = self.side.transform(Picture(sample.path), sample.label, size)
+        return image, match(self.side.anchors(size), corners, labels)
+
+
+class DetectionTraining:
+    """What the training function needs to know of detection."""
+
+    score_name = "matched"
+
+    def __init__(self, recipe: Recipe, class_names: Sequence[str], network: Any) -> None:
+        self.class_names = class_names
+        self.transform = DetectionTransform(recipe)
+        sizes = {*recipe.train_sizes}
+        self._anchors: dict[int, Tensor] = {s: network.anchors((s, s)) for s in sizes}
+
+    def anchors(self, size: int) -> Tensor:
+        """Return the anchors (A, 4) at one of the sizes that are trained at."""
+        return self._anchors[size]
+
+    def collate(self, samples: Sequence[tuple[Tensor, Tensor] | None]) -> tuple[Tensor, Tensor]:
+        """Stack samples into uint8 (B, 3, H, W) and targets (B, A, 5)."""
+        return collate(samples)
+
+    def train_dataset(self, samples: Sequence[Sample[Boxes]]) -> DetectionDataset:
+        """Return the augmented samples, to be indexed with ``SampleKey``."""
+        return DetectionDataset(samples, self)
+
+    def prepare(self, pictures: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Make a collated batch the network's input, float32 in [0, 1], channels-last."""
+        x = torch.div(pictures, 255).contiguous(memory_format=torch.channels_last)
+        return x, targets
+
+    def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
+        """Return SSD's loss of a positive anchor, times the pictures in the batch."""
+        return ssd_loss(*outputs, targets) * len(targets)
+
+    def score(self, outputs: Outputs, targets: Tensor) -> Tensor:
+        """Return the share of the positive anchors given the right class, times the pictures."""
+        classes = targets[..., 4].long()
+        positive = classes > 0
+        right = (outputs[0].argmax(-1) == classes) & positive
+        share: Tensor = right.sum() / positive.sum().clamp(min=1)
+        return share * len(targets)
+
+    def draw_batch(self, path: Path, pictures: Tensor, targets: Tensor) -> None:
+        """Draw prepared pictures with the boxes that their anchors are to find."""
+        from mobilevit.tasks.detection.pictures import draw_batch
+
+        height, width = pictures.shape[-2:]
+        shown = [self._to_boxes(target.cpu(), width, height) for target in targets]
+        draw_batch(path, pictures.float().cpu().numpy(), shown, self.class_names)
+
+    def _to_boxes(self, target: Tensor, width: int, height: int) -> Boxes:
+        """Return the boxes that the anchors of a picture are to find, each once."""
+        positive = target[:, 4] > 0
+        anchors = self.anchors(height)[positive]
+        corners = CODER.decode_single(target[positive, :4], anchors)
+        corners = corners * torch.tensor([width, height] * 2)
+        rows = torch.cat((corners.round(), target[positive, 4:] - 1), 1).tolist()
+        found = sorted({(*corners, int(label)) for *corners, label in rows})
+        return Boxes(tuple(Box(*numbers) for numbers in found), width, height)

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mobilevit.data.drawing import (
+    MOSAIC,
+    TILE,
+    caption,
+    colour_of,
+    draw_boxes,
+    mosaic,
+    spread,
+    tile,
+    titled,
+)
+
+
+def grey(width: int = 200, height: int = 150) -> Image.Image:
+    return Image.new("RGB", (width, height), (90, 90, 90))
+
+
+def mask(picture: Image.Image, colour: tuple[int, int, int]) -> np.ndarray:
+    """Return which pixels have a colour."""
+    return (np.asarray(picture) == colour).all(axis=2)
+
+
+def test_the_edges_lie_inside_the_box_and_nothing_else_is_changed():
+    drawn = draw_boxes(grey(), [((50, 40, 90, 100), "", "cell")])
+    found = mask(drawn, colour_of("cell"))
+    rows, columns = np.nonzero(found)
+    assert (columns.min(), rows.min(), columns.max(), rows.max()) == (50, 40, 89, 99)
+    assert not found[45:95, 55:85].any()
+    assert (found | mask(drawn, (90, 90, 90))).all()
+
+
+def test_the_picture_itself_is_not_drawn_on():
+    picture = grey()
+    draw_boxes(picture, [((5, 5, 90, 90), "a", "a")])
+    caption(picture, ["a"])
+    titled(picture, "a")
+    assert mask(picture, (90, 90, 90)).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20, 300), (64, 48), (1600, 1200)])
+@pytest.mark.parametrize(
+    "shares", [(0, 0, 1, 1), (-0.5, -0.5, 2, 2), (0.9, 0.9, 1, 1), (0.5, 0.5, 0.5, 0.5)]
+)
+def test_boxes_anywhere_on_pictures_of_any_size(size, shares):
+    corners = [share * side for share, side in zip(shares, size * 2, strict=True)]
+    drawn = draw_boxes(grey(*size), [(corners, "Größe 犬 99%", "a")])
+    assert drawn.size == size
+    assert mask(drawn, colour_of("a")).any() or shares[0] < 0
+
+
+def test_words_grow_with_the_picture_and_stay_on_it():
+    def ink(side: int, corners: tuple[float, ...]) -> int:
+        drawn = draw_boxes(grey(side, side), [(corners, "word", "a")])
+        return int((~mask(drawn, colour_of("a")) & ~mask(drawn, (90, 90, 90))).sum())
+
+    for side in (200, 1000):
+        middle = ink(side, (side * 0.4, side * 0.4, side * 0.9, side * 0.9))
+        assert ink(side, (side * 0.95, 0, side, side * 0.9)) == middle
+        assert ink(side, (-10, side * 0.5, side, side)) == middle
+    assert ink(1000, (0, 0, 1000, 1000)) > 4 * ink(200, (0, 0, 200, 200)) > 0
+
+
+def test_words_that_would_cover_others_or_the_centre_of_a_box_are_left_out():
+    first, same = ((50, 50, 150, 140), "first", "a"), ((52, 52, 150, 140), "second", "b")
+    both = draw_boxes(grey(), [first, same])
+    bare = draw_boxes(grey(), [first, (same[0], "", "b")])
+    assert both == bare
+    above = ((60, 35, 80, 49), "", "b")  # its centre lies where the first's words would go
+    assert draw_boxes(grey(), [first, above]) == draw_boxes(grey(), [(first[0], "", "a"), above])
+
+
+def test_colours_are_the_names_own_and_visible_on_white():
+    names = [f"class {i}" for i in range(80)]
+    assert colour_of("RBC") == colour_of("RBC")
+    assert len({colour_of(name) for name in names}) > 70
+    for name in names:
+        red, green, blue = colour_of(name)
+        assert 0.299 * red + 0.587 * green + 0.114 * blue < 190
+    cells = [np.array(colour_of(name)) for name in ("RBC", "WBC", "Platelets")]
+    assert all(np.abs(a - b).max() > 60 for a, b in itertools.combinations(cells, 2))
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 9])
+def test_a_mosaic_shows_each_picture_whole(count):
+    colours = [(10 * i + 10, 0, 200) for i in range(count)]
+    pictures = [Image.new("RGB", (30 + i, 20 + 2 * i), colour) for i, colour in enumerate(colours)]
+    whole = mosaic(pictures)
+    for picture, colour in zip(pictures, colours, strict=True):
+        assert mask(whole, colour).sum() == picture.width * picture.height
+
+
+def test_a_tile_has_the_shape_it_is_asked_for():
+    assert tile(grey(64, 64), 800, 600).size == (TILE, TILE * 3 // 4)
+    assert tile(grey(64, 64), 1, 9000).size == (1, TILE)
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 1000])
+def test_what_is_shown_is_spread_over_all(count):
+    shown = spread(range(count))
+    assert len(shown) == len(set(shown)) == min(count, MOSAIC)
+    assert not shown or (shown[0] == 0 and shown[-1] >= count - 1 - count / MOSAIC)
