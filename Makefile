@@ -20,7 +20,7 @@ check: $(VENV)/ready-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/ready-dev
-	for name in inference training_step loader sampler startup; do $(BIN)/python benchmarks/$$name.py; done
+	for name in inference training_step loader sampler startup detection; do $(BIN)/python benchmarks/$$name.py; done
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'Python 3.10 or newer is needed; name one: make PYTHON=python3.12')"

@@ -101,6 +101,11 @@ def test_finetuning(bench, shared_data, tmp_path):
     assert "24 of BCCD's cells in three kinds" in facts["notes"]
 
 
+def test_detection(bench):
+    names = ["torchvision", "ours, mobilevit_xxs", "ours, torchvision's network"]
+    check(*bench("detection"), names, bars=2)
+
+
 def test_startup(bench):
     names = ["python -c pass", "mobilevit --help", "bare ONNX Runtime script", "mobilevit predict"]
     check(*bench("startup", "--model", "mobilevit_xxs"), names, bars=2)

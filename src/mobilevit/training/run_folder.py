@@ -11,6 +11,7 @@
     batch.png          the first training batch as the network saw it
     curves.png         loss and metric, train and val
     confusion.png, mistakes.png   of the best network on val (classification)
+    predictions.png, precision_recall.png   likewise (detection)
 """
 
 from __future__ import annotations
