@@ -18,9 +18,9 @@ Corners = tuple[float, float, float, float]
 
 
 def picture(path: Path, size: tuple[int, int] = (40, 30)) -> Path:
-    """Write a picture whose content is told by its path."""
+    """Write a picture whose content is told by its name and its folder's."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(list(str(path).encode()))
+    random = np.random.default_rng(list(f"{path.parent.name}/{path.name}".encode()))
     image = Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
     image.save(path)
     return path

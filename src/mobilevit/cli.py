@@ -17,6 +17,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from mobilevit.errors import UserError, unknown
 from mobilevit.studies.study import DEFAULT_STUDY, load_study
 from mobilevit.training.recipe import (
+    BOXES_RECIPE,
     DEFAULT_RECIPE,
     Multiple,
     Numbers,
@@ -117,8 +118,11 @@ def _train(arguments: Sequence[str]) -> Callable[..., int]:
     if "train" in arguments[:1]:
         from mobilevit.verbs.train import usual_recipe
 
-        there = (word for word in arguments[1:] if not word.startswith("-") and Path(word).exists())
-        usual = usual_recipe(next(there, None), _given(arguments, "--weights") or None)
+        weights = _given(arguments, "--weights") or None
+        recipes = [
+            usual_recipe(word, weights) for word in arguments[1:] if not word.startswith("-")
+        ]
+        usual = BOXES_RECIPE if BOXES_RECIPE in recipes else usual_recipe(None, weights)
     chosen = _given(arguments, "--recipe") or usual
     defaults = load_recipe(chosen) if "train" in arguments[:1] else Recipe()
 

@@ -145,6 +145,49 @@ def test_more_boxes_than_a_detector_has_places_for_are_an_error(tmp_path, format
     assert found(folders, "too-many-boxes").paths == (str(tmp_path / "images" / "a.png"),)
 
 
+@pytest.mark.parametrize(
+    ("format", "file"), [("yolo", "labels/b.txt"), ("voc", "annotations/b.xml")]
+)
+def test_what_the_system_refuses_to_read_is_named(tmp_path, format, file):
+    data = make(tmp_path, format, {"a": [GOOD], "b": [GOOD]})
+    (data / file).unlink()
+    (data / file).mkdir()
+    with pytest.raises(UserError, match=rf"{file}: cannot be read \("):
+        read_boxes(data)
+
+
+def test_nothing_is_told_of_a_format_where_files_may_not_be_read(tmp_path, monkeypatch):
+    make(tmp_path, "yolo", {"a": [GOOD]})
+
+    def refuse(path: Path, **_: object) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(UserError, match=r"data.yaml: cannot be read \(Permission denied\)"):
+        box_format(tmp_path)
+
+
+def test_a_class_without_boxes_and_name_of_its_own_is_dropped(tmp_path):
+    data = make(tmp_path, "yolo", {"a": [(1, GOOD[1]), (2, GOOD[1])]})
+    text(data / "data.yaml", "train: images\nnames: [cell, cell, dog, owl]")
+    folders = read_boxes(data, None)
+    assert (folders.class_names, folders.class_ids) == (("cell", "dog", "owl"), (1, 2, 3))
+    assert [box.label for box in folders.train[0].label.items] == [0, 1]
+    assert folders.findings == ()
+    text(data / "data.yaml", "train: images\nnames: [owl, owl, dog, dog]")
+    assert read_boxes(data, None).class_ids == (1, 2)
+
+
+def test_two_classes_of_one_name_are_an_error_where_both_have_boxes(tmp_path):
+    data = make(tmp_path, "coco", {"a": [GOOD, (1, (1.0, 2.0, 9.0, 9.0))]})
+    file = data / "train.json"
+    text(file, file.read_text().replace("dog", "cat"))
+    folders = read_boxes(data, None)
+    assert checks(folders) == {"duplicate-class": "error"}
+    assert "'cat' is the name of 1 and 2" in found(folders, "duplicate-class").message
+    assert [box.label for box in folders.train[0].label.items] == [0, 1]
+
+
 def test_errors_come_first(tmp_path):
     data = make(tmp_path, "yolo", {"a": [(0, (45, 5, 50, 20))]})
     assert [f.severity for f in read_boxes(data, None).findings] == ["error", "warning"]
@@ -194,7 +237,8 @@ def box_sets(draw: st.DrawFn) -> tuple[Folders[Boxes], list[tuple[int, int]]]:
             (left, right), (top, bottom) = sides
             box = Box(left, top, right, bottom, draw(label), draw(st.booleans()))
             boxes[box] = None
-        items = tuple(b._replace(area=draw(st.none() | st.floats(0.5, 99))) for b in boxes)
+        shares = st.none() | st.floats(0.1, 1)
+        items = tuple(b._replace(area=(s := draw(shares)) and s * b.size) for b in boxes)
         return Sample(Path(f"{number}.png"), Boxes(items, *size, image_id=1000 - number))
 
     sizes = draw(st.lists(SIZES, min_size=1, max_size=4))

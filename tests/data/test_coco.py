@@ -107,6 +107,8 @@ def test_a_folder_has_one_file_for_each_split(data):
         (annotation(bbox=[1, 2, 3]), "broken-label", "annotation 7 with bbox [1, 2, 3]"),
         (annotation(bbox=[1, 2, 3, None]), "broken-label", "bbox [1, 2, 3, None]"),
         (annotation(bbox=None), "broken-label", "bbox None"),
+        (annotation(bbox=5), "broken-label", "bbox 5"),
+        (annotation(bbox=True), "broken-label", "bbox True"),
         (annotation(bbox=[1, 2, math.nan, 4]), "broken-box", "right nan"),
         (annotation(bbox=[1, 2, math.inf, 4]), "broken-box", "right inf"),
         (annotation(bbox=[10, 2, -3, 4]), "broken-box", "left 10, top 2, right 7"),
@@ -133,8 +135,25 @@ def test_a_picture_that_is_missing_is_told_and_left_out(data):
     assert [s.path.name for s in folders.train] == ["a.png"]
 
 
-def test_a_size_that_is_missing_is_read_from_the_picture(data):
-    changed(data, images=[{"id": 100, "file_name": "a.png"}])
+def test_a_picture_of_a_name_too_long_is_missing(data):
+    changed(data, images=[*CONTENT["images"], {"id": 9, "file_name": "x" * 300 + ".png"}])
+    folders = read_boxes(data, None)
+    assert checks(folders) == {"label-without-picture": "warning"}
+    assert len(folders.train) == 2
+
+
+@pytest.mark.parametrize("area", [-1, math.nan, math.inf, 1e11, 110])
+def test_an_area_that_cannot_be_is_not_believed(data, area):
+    changed(data, annotations=[annotation(bbox=[0, 0, 10, 8], area=area)])
+    folders = read_boxes(data, None)
+    assert checks(folders) == {"wrong-area": "warning"}
+    assert f"annotation 7 with area {area:g}" in found(folders, "wrong-area").message
+    assert folders.train[0].label.items[0].size == 80
+
+
+@pytest.mark.parametrize("size", [{}, {"width": 10**400, "height": 30}, {"width": 0, "height": 30}])
+def test_a_size_that_is_missing_or_cannot_be_is_read_from_the_picture(data, size):
+    changed(data, images=[{"id": 100, "file_name": "a.png"} | size])
     boxes = read_boxes(data, None).train[0].label
     assert (boxes.width, boxes.height, len(boxes.items)) == (40, 30, 2)
 
@@ -149,6 +168,7 @@ def test_two_images_with_one_id_are_an_error(data):
     [
         ({1: "dog", 3: "lynx"}, "3 'lynx' (in train it is 'cat')"),
         ({1: "dog", 4: "cow"}, "4 'cow' (not in train)"),
+        ({1: "dog", 2: "dog"}, "2 'dog' (not in train)"),
     ],
 )
 def test_classes_of_val_have_to_be_those_of_train(data, names, says):
@@ -159,6 +179,16 @@ def test_classes_of_val_have_to_be_those_of_train(data, names, says):
     assert checks(folders) == {"class-mismatch": "error"}
     assert says in found(folders, "class-mismatch").message
     assert [box.label for box in folders.val[0].label.items] == [0]
+
+
+def test_classes_of_val_may_have_other_numbers(data):
+    content = coco_content({"b.png": [(3, 1, 2, 3, 4), (4, 2, 2, 3, 4)]}, {3: "dog", 4: "cat"})
+    coco_file(data / "val.json", content)
+    folders = read_boxes(data)
+    assert checks(folders) == {"renumbered-class": "info"}
+    assert ": 2, for example val.json: 3 'dog' (in train 1)" in folders.findings[0].message
+    labels = [box.label for box in folders.val[0].label.items]
+    assert [folders.class_names[label] for label in labels] == ["dog", "cat"]
 
 
 @pytest.mark.parametrize(

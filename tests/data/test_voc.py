@@ -53,10 +53,27 @@ def test_train_and_val_are_preferred_over_both_in_one(tmp_path):
     assert checks(folders) == {"unlisted-picture": "info"}
     (tmp_path / "ImageSets" / "Main" / "train.txt").unlink()
     folders = read_boxes(tmp_path, None)
-    assert (names(folders.train), folders.val, names(folders.test)) == (["a", "b", "d"], (), ["c"])
+    assert [names(s) for s in (folders.train, folders.val, folders.test)] == [
+        *(["a", "d"], ["b"], ["c"])
+    ]
     (tmp_path / "ImageSets" / "Main" / "trainval.txt").unlink()
     with pytest.raises(UserError, match=r"has val, test, but no train.txt"):
         read_boxes(tmp_path)
+
+
+def test_trainval_alone_is_to_train_on(tmp_path):
+    lists(make(tmp_path, "a", "b", "c"), trainval="a b", test="c")
+    folders = read_boxes(tmp_path, None)
+    assert (names(folders.train), folders.val, names(folders.test)) == (["a", "b"], (), ["c"])
+
+
+def test_lines_of_a_list_may_have_endings_and_the_numbers_of_the_devkit(tmp_path):
+    make(tmp_path, "a", "b", "c", "d.png", "e 1", "f")
+    lines = "a.png\nb  1\nc.png -1\nd.png\ne 1\nf\t0\nf\n"
+    text(tmp_path / "ImageSets" / "Main" / "train.txt", lines)
+    folders = read_boxes(tmp_path, None)
+    assert names(folders.train) == ["a", "b", "c", "d.png", "e 1", "f"]
+    assert folders.findings == ()
 
 
 @pytest.mark.parametrize(
@@ -135,8 +152,8 @@ def test_pictures_and_labels_without_the_other_are_told_and_left_out(tmp_path):
     assert "c.png" in found(folders, "picture-without-label").message
 
 
-@pytest.mark.parametrize("size", [None, (0, 0)])
-def test_a_size_that_is_missing_is_read_from_the_picture(tmp_path, size):
+@pytest.mark.parametrize("size", [None, (0, 0), ("9" * 5000, 30), (10**6 + 1, 30)])
+def test_a_size_that_is_missing_or_cannot_be_is_read_from_the_picture(tmp_path, size):
     make(tmp_path, "a")
     text(tmp_path / "Annotations" / "a.xml", voc_text([("dog", (1, 1, 9, 9))], size))
     boxes = read_boxes(tmp_path, None).train[0].label

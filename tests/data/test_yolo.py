@@ -183,7 +183,10 @@ def test_a_picture_that_cannot_be_read_is_told_and_left_out(data):
         (SETTINGS + "nc: many", "'nc' their number"),
         ("train: images/train\nnames: {a: dog}", "mapping of whole numbers"),
         ("train: images/train\nnames: dog", "has to be a list"),
-        ("train: 'x\nnames: [dog]'", "has to be a list"),
+        ("train: 'x\nnames: [dog]'", "there has to be one"),
+        ("train: images/train\nnames:", "there has to be one"),
+        ("train: images/train\nnames: {0: dog, 0: cat}", "YAML: the key '0' comes twice"),
+        ("train:\nnames: [dog]", "no 'train'"),
         ("train: images/train\nnames: []", "there has to be one"),
         ("train: [images\nnames: [dog]\n: ]", "this is no YAML"),
         ("names: [dog]\nval: images/val", "no 'train'"),
@@ -199,6 +202,19 @@ def test_a_broken_yaml_file_is_named(data, settings, says):
     assert says in str(raised.value)
     if "YAML" in says:
         assert "in line 2" in str(raised.value)
+
+
+def test_a_yaml_file_nested_too_deeply_is_named(data):
+    file = text(data / "data.yaml", SETTINGS + "deep: " + "[" * 1500)
+    with pytest.raises(UserError, match=rf"{file}: this is no YAML"):
+        read_boxes(data)
+
+
+@pytest.mark.parametrize("nothing", ["", "~", "null", "# later"])
+def test_a_split_may_be_nothing(data, nothing):
+    text(data / "data.yaml", f"train: images/train\nval: {nothing}\nnames: [dog, cat]")
+    folders = read_boxes(data, None)
+    assert (len(folders.train), folders.val) == (1, ())
 
 
 def test_data_yaml_comes_before_others_and_of_those_there_may_be_one(data):

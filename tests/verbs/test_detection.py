@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from inspect import signature
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
 from mobilevit.data.box_sets import read_boxes
+from mobilevit.deployment.contract import Contract
 from mobilevit.deployment.runtimes import load_predictor
 from mobilevit.errors import UserError
+from mobilevit.networks import SSDLite, SSDLiteConfig, create_model
+from mobilevit.tasks import get_task
 from mobilevit.verbs.evaluate import evaluate
 from mobilevit.verbs.export import export
 from mobilevit.verbs.predict import predict
@@ -247,3 +252,61 @@ def test_boxes_that_would_teach_nothing_are_refused(boxes: Path, tmp_path: Path)
     with pytest.raises(UserError, match=r"(?s)NaN|nan"):
         train(tmp_path / "boxes", output=tmp_path / "run", progress=False, **SETTINGS)
     assert not (tmp_path / "run").exists()
+
+
+def test_labels_with_errors_are_never_trained_nor_judged_on(
+    run: Run, boxes: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "boxes").mkdir()
+    for split in ("train", "val"):
+        told = json.loads((boxes / f"{split}.json").read_text(encoding="utf-8"))
+        told["annotations"][0]["category_id"] = 99
+        (tmp_path / "boxes" / f"{split}.json").write_text(json.dumps(told), encoding="utf-8")
+        (tmp_path / "boxes" / split).symlink_to(boxes / split)
+    with pytest.raises(UserError, match=r"(?s)99.*mobilevit doctor"):
+        train(tmp_path / "boxes", output=tmp_path / "run", check=False, **SETTINGS)
+    with pytest.raises(UserError, match=r"(?s)99.*mobilevit doctor"):
+        evaluate(run.folder, tmp_path / "boxes")
+
+
+def test_one_picture_is_too_few(boxes: Path, tmp_path: Path) -> None:
+    told = json.loads((boxes / "train.json").read_text(encoding="utf-8"))
+    first = told["images"][0]["id"]
+    told["annotations"] = [a for a in told["annotations"] if a["image_id"] == first]
+    (tmp_path / "boxes").mkdir()
+    (tmp_path / "boxes" / "train.json").write_text(json.dumps(told), encoding="utf-8")
+    (tmp_path / "boxes" / "val.json").write_bytes((boxes / "val.json").read_bytes())
+    for split in ("train", "val"):
+        (tmp_path / "boxes" / split).symlink_to(boxes / split)
+    with pytest.raises(UserError, match="1 pictures to train on are too few"):
+        train(tmp_path / "boxes", output=tmp_path / "run", progress=False, **SETTINGS)
+
+
+def test_a_file_of_results_is_not_overwritten(artefact: Path, boxes: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match=r"mine\.json: it exists"):
+        predict(artefact, boxes / "val", coco=tmp_path / "mine.json")
+    assert (tmp_path / "mine.json").read_text(encoding="utf-8") == "{}"
+
+
+def test_it_is_measured_at_other_sizes_too(run: Run, boxes: Path) -> None:
+    found = evaluate(run.folder, boxes, robustness=True).robustness
+    assert found is not None
+    assert found.metric == "map"
+    assert len(found.sizes) >= 2
+
+
+def test_the_data_need_not_come_first(boxes: Path, run: Run) -> None:
+    from mobilevit.cli import _train
+
+    for words in ([str(boxes)], ["--weights", str(run.folder), str(boxes), "--epochs", "2"]):
+        parameters = signature(_train(["train", *words])).parameters
+        assert parameters["recipe"].default == "boxes"
+
+
+def test_a_network_on_an_accelerator_finds_its_anchors_there() -> None:
+    network = create_model("mobilevit_xxs", num_classes=0)
+    detector = SSDLite(network, SSDLiteConfig(num_classes=3)).to("meta")
+    contract = Contract("detection", ("a", "b"), (64, 64), None, output="candidates")
+    deployed = get_task("detection").deploy(detector, contract, "fp32")
+    assert deployed(torch.empty(1, 3, 64, 64, device="meta")).shape[2] == 6

@@ -17,10 +17,14 @@ PIPELINES = {"detection": "object-detection"}
 """What the hub calls a task, where it is not ``image-`` and its name."""
 SETTINGS = (
     *("epochs", "batch_size", "size", "sizes", "lr", "head_lr", "layer_lr", "freeze"),
-    *("weight_decay", "label_smoothing", "ema_decay", "crop_scale", "flip"),
-    *("randaugment", "erase", "mixup", "cutmix", "seed"),
+    *("weight_decay", "ema_decay", "flip", "seed"),
 )
 """Settings of a recipe that a card names; one that is off is left out."""
+OF_TASK = {
+    "classification": ("label_smoothing", "crop_scale", "randaugment", "erase", "mixup", "cutmix"),
+    "detection": ("iou_crop", "zoom_out", "distort"),
+}
+"""Settings that only networks for a task are trained with."""
 SHARES = ("top1", "top5", "map", "ap50", "ap75", "recall")
 """Metrics that a card names, in percent."""
 OUTPUTS = {
@@ -103,7 +107,7 @@ def model_card(checkpoint: Checkpoint, name: str) -> str:
         width=width,
         output=OUTPUTS[contract.output],
         limit=": every picture gets one of them" if contract.task == "classification" else "",
-        training=_training(checkpoint.recipe, checkpoint.provenance),
+        training=_training(checkpoint.recipe, checkpoint.provenance, contract.task),
         source=name if "/" in name else ".",
     )
 
@@ -136,9 +140,12 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
     return _table("measured on the validation pictures", "", rows)
 
 
-def _training(recipe: Mapping[str, Mapping[str, Any]], provenance: Mapping[str, Any]) -> str:
+def _training(
+    recipe: Mapping[str, Mapping[str, Any]], provenance: Mapping[str, Any], task: str
+) -> str:
     known = {key: value for section in recipe.values() for key, value in section.items()}
-    rows = [(f"`{key}`", f"{known[key]}") for key in SETTINGS if known.get(key)]
+    named = (*SETTINGS, *OF_TASK.get(task, ()))
+    rows = [(f"`{key}`", f"{known[key]}") for key in named if known.get(key)]
     parts = []
     if provenance:
         source, library = (_plain(str(provenance.get(key, ""))) for key in ("source", "library"))

@@ -109,6 +109,8 @@ def build(told: Mapping[str, Any]) -> nn.Module:
     """
     model, numbers = told["model"], _numbers(told, "model", "head")
     if model == TORCHVISION_SSDLITE:
+        if "head" not in told:
+            raise UserError(f"{model} is a detector: train it with --head ssdlite.")
         return TorchvisionSSDLite(told["head"]["num_classes"])
     timm = model.removeprefix(PREFIX) if model.startswith(PREFIX) else ""
     if "head" not in told:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -12,7 +14,7 @@ from mobilevit.data import coco, voc, yolo
 from mobilevit.data.boxes import Box, Boxes
 from mobilevit.data.findings import Finding, by_severity
 from mobilevit.data.folders import Folders, Sample, split_by_content
-from mobilevit.data.raw_boxes import clean
+from mobilevit.data.raw_boxes import DUPLICATE_CLASS, RawSet, clean
 from mobilevit.errors import UserError, nearest, unknown
 from mobilevit.files import making
 
@@ -26,12 +28,27 @@ _READERS = {"coco": coco.read, "yolo": yolo.read, "voc": voc.read}
 _PICTURES = {"coco": coco.PICTURES, "yolo": yolo.PICTURES, "voc": voc.PICTURES}
 
 
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Turn what the system refuses to read into a ``UserError``."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{error.filename}: cannot be read ({error.strerror}). Mend or remove it."
+        ) from error
+
+
+@_reading()
 def box_format(data: str | Path) -> BoxFormat | None:
     """Return which format of boxes a path holds, or nothing; files are not read whole.
 
     Args:
         data: a JSON file as COCO's, a YAML file as YOLO's, or a folder with the files of either or
             with those of Pascal VOC.
+
+    Raises:
+        UserError: when a file or folder cannot be read.
     """
     data = Path(data)
     if coco.is_coco(data):
@@ -43,6 +60,7 @@ def box_format(data: str | Path) -> BoxFormat | None:
     return None
 
 
+@_reading()
 def read_boxes(data: str | Path, val_fraction: float | None = 0.2) -> Folders[Boxes]:
     """Find the pictures of a data set, and the boxes on them.
 
@@ -56,8 +74,8 @@ def read_boxes(data: str | Path, val_fraction: float | None = 0.2) -> Folders[Bo
             no such split of their own; none: all come as ``train``.
 
     Raises:
-        UserError: when there are no such data, when a file of them is broken, or when a split
-            comes out empty.
+        UserError: when there are no such data, when a file of them is broken or cannot be read,
+            or when a split comes out empty.
     """
     data = Path(data)
     if val_fraction is not None and not 0 < val_fraction < 1:
@@ -65,7 +83,7 @@ def read_boxes(data: str | Path, val_fraction: float | None = 0.2) -> Folders[Bo
     format = box_format(data)
     if format is None:
         raise _no_boxes(data)
-    raw = _READERS[format](data)
+    raw = _distinct(_READERS[format](data), data)
     splits = {split: clean(found, raw.problems) for split, found in raw.splits.items()}
     train, val = splits["train"], splits.get("val", [])
     findings = raw.problems.findings()
@@ -136,6 +154,28 @@ def splits_of(folders: Folders[Boxes]) -> dict[str, tuple[Sample[Boxes], ...]]:
     """Return the samples by split, without splits that are empty."""
     splits = {"train": folders.train, "val": folders.val, "test": folders.test}
     return {split: samples for split, samples in splits.items() if samples}
+
+
+def _distinct(raw: RawSet, data: Path) -> RawSet:
+    """Drop classes without boxes that have the name of another, such as a supercategory."""
+    pictures = [picture for split in raw.splits.values() for picture in split]
+    used = {box.label for picture in pictures for box in picture.boxes}
+    kept: dict[str, list[int]] = {}
+    for label, name in sorted(enumerate(raw.class_names), key=lambda pair: pair[0] not in used):
+        if label in used or name not in kept:
+            kept.setdefault(name, []).append(label)
+    for name, same in kept.items():
+        if len(same) > 1:
+            numbers = " and ".join(str(raw.class_ids[label]) for label in same)
+            raw.problems.add(DUPLICATE_CLASS, data, f"'{name}' is the name of {numbers}")
+    labels = sorted(label for same in kept.values() for label in same)
+    for picture in pictures:
+        picture.boxes = [box._replace(label=labels.index(box.label)) for box in picture.boxes]
+    return replace(
+        raw,
+        class_names=tuple(raw.class_names[label] for label in labels),
+        class_ids=tuple(raw.class_ids[label] for label in labels),
+    )
 
 
 def _no_boxes(data: Path) -> UserError:

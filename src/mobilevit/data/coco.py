@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import math
 import mmap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from mobilevit.data.raw_boxes import (
     BROKEN_LABEL,
     CLASS_MISMATCH,
     LABEL_WITHOUT_PICTURE,
+    LARGEST_SIDE,
+    ROUNDING,
     UNKNOWN_CLASS,
     UNKNOWN_PICTURE,
+    Kind,
     Problems,
     RawBox,
     RawPicture,
@@ -27,6 +31,17 @@ from mobilevit.errors import UserError
 
 PICTURES = "{split}"
 """The folder of a split's pictures in a folder that is written."""
+
+RENUMBERED = Kind(
+    *("info", "renumbered-class"),
+    "classes that have another id than in train",
+    "They are told by their names.",
+)
+WRONG_AREA = Kind(
+    *("warning", "wrong-area"),
+    "areas that are negative, not finite, or larger than their box",
+    "The area of the box counts instead.",
+)
 
 _KEYS = ("images", "annotations", "categories")
 _PREFIX = "instances_"
@@ -57,16 +72,7 @@ def read(data: Path) -> RawSet:
     splits = {}
     for split, content in contents.items():
         own = _classes(content, files[split]) or classes
-        for number, name in own.items():
-            if classes.get(number) != name:
-                train = (
-                    f"in train it is '{classes[number]}'" if number in classes else "not in train"
-                )
-                problems.add(CLASS_MISMATCH, files[split], f"{number} '{name}' ({train})")
-        labels = {
-            number: ids.index(number) if classes.get(number) == name else None
-            for number, name in own.items()
-        }
+        labels = _labels(own, classes, files[split], problems)
         splits[split] = _pictures(content, files[split], labels, problems)
     return RawSet(tuple(classes[number] for number in ids), tuple(ids), splits, problems)
 
@@ -187,6 +193,34 @@ def _classes(content: Mapping[str, list[dict[str, Any]]], file: Path) -> dict[in
     return classes
 
 
+def _labels(
+    own: Mapping[int, str], classes: Mapping[int, str], file: Path, problems: Problems
+) -> dict[int, int | None]:
+    """Return the index of each class of a split, by its number there.
+
+    Args:
+        own: the names of the split's classes by their numbers.
+        classes: those to train on.
+        file: the split's.
+        problems: gathers the classes that have another number, or that train does not have.
+    """
+    ids = sorted(classes)
+    by_name = {name: number for number, name in classes.items()}
+    counts, own_counts = Counter(classes.values()), Counter(own.values())
+    labels: dict[int, int | None] = {}
+    for number, name in own.items():
+        labels[number] = None
+        in_train = f"in train it is '{classes[number]}'" if number in classes else "not in train"
+        if classes.get(number) == name:
+            labels[number] = ids.index(number)
+        elif counts[name] == own_counts[name] == 1:
+            labels[number] = ids.index(by_name[name])
+            problems.add(RENUMBERED, file, f"{number} '{name}' (in train {by_name[name]})")
+        else:
+            problems.add(CLASS_MISMATCH, file, f"{number} '{name}' ({in_train})")
+    return labels
+
+
 def _pictures(
     content: Mapping[str, list[dict[str, Any]]],
     file: Path,
@@ -209,7 +243,7 @@ def _pictures(
             problems.add(BROKEN_LABEL, file, f"image {entry} without a file_name or id of its own")
             continue
         places = [folder / name.replace("\\", "/") for folder in folders]
-        path = next((place for place in places if place.is_file()), None)
+        path = next((place for place in places if _is_file(place)), None)
         if path is None:
             looked = ", ".join(map(str, folders))
             problems.add(LABEL_WITHOUT_PICTURE, file, f"'{name}', looked for in {looked}")
@@ -218,8 +252,9 @@ def _pictures(
     for entry in content["annotations"]:
         which, image, category = (entry.get(key) for key in ("id", "image_id", "category_id"))
         bbox = entry.get("bbox")
-        sides = [side for value in bbox or () if (side := _number(value)) is not None]
-        if not isinstance(bbox, list) or len(sides) != len(bbox) or len(bbox) != 4:
+        values = bbox if isinstance(bbox, list) else []
+        sides = [side for value in values if (side := _number(value)) is not None]
+        if not len(sides) == len(values) == 4:
             problems.add(BROKEN_LABEL, file, f"annotation {which} with bbox {bbox}")
         elif not isinstance(image, (int, str)) or image not in pictures:
             problems.add(UNKNOWN_PICTURE, file, f"annotation {which} with image_id {image}")
@@ -227,12 +262,16 @@ def _pictures(
             problems.add(UNKNOWN_CLASS, file, f"annotation {which} with category_id {category}")
         elif (picture := pictures[image]) and (label := labels[category]) is not None:
             left, top, width, height = sides
-            area = _number(entry.get("area"))
+            area = _number(entry.get("area")) or None
+            if area and not 0 < area <= (width + ROUNDING) * (height + ROUNDING):
+                example = f"annotation {which} with area {area:g} and bbox {bbox}"
+                problems.add(WRONG_AREA, file, example)
+                area = None
             picture.boxes.append(
                 RawBox(
                     *(left, top, left + width, top + height, label, which),
                     ignored=bool(entry.get("iscrowd")),
-                    area=area if area and 0 < area < math.inf else None,
+                    area=area,
                 )
             )
     return [picture for picture in pictures.values() if picture]
@@ -248,11 +287,20 @@ def _picture_folders(file: Path) -> list[Path]:
     return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
+
+
 def _size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
     width, height = entry.get("width"), entry.get("height")
-    if isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0:
-        return width, height
-    return None
+    if not isinstance(width, int) or not isinstance(height, int):
+        return None
+    return (width, height) if 0 < min(width, height) <= max(width, height) <= LARGEST_SIDE else None
 
 
 def _number(value: Any) -> float | None:

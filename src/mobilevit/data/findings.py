@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+from mobilevit.errors import UserError
 
 Severity = Literal["error", "warning", "info"]
 
@@ -41,3 +44,18 @@ def listed(names: Sequence[str], most: int = 10) -> str:
     """Return names, at most so many of them, as a list in words."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def refuse(source: Path, findings: Iterable[Finding]) -> None:
+    """Do nothing, unless one of the findings is an error; the unreadable can be left out.
+
+    Args:
+        source: the data set.
+        findings: about it.
+
+    Raises:
+        UserError: with the first error.
+    """
+    for finding in findings:
+        if finding.severity == "error" and finding.check != "unreadable-picture":
+            raise UserError(f"{source}: {finding.message} See all with: mobilevit doctor {source}")

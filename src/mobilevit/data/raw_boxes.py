@@ -18,7 +18,12 @@ from mobilevit.data.folders import Sample
 MOST_BOXES = 3000
 """Boxes on a picture that SSDLite's 3,232 anchors at 320 pixels can still tell apart."""
 
-_ROUNDING = 1.0
+LARGEST_SIDE = 1_000_000
+"""Pixels; a label that says more of a picture's width or height is not believed."""
+
+ROUNDING = 1.0
+"""Pixels that formats and tools differ in where a box ends."""
+
 _SPLIT = re.compile(r"(?:(train)|(val)(?:id(?:ation)?)?|(test))[\d_-]*")
 
 
@@ -57,6 +62,11 @@ CLASS_MISMATCH = Kind(
     *("error", "class-mismatch"),
     "classes that the split to train on does not have, or has under another name",
     "Give all splits the same classes.",
+)
+DUPLICATE_CLASS = Kind(
+    *("error", "duplicate-class"),
+    "names that several classes with boxes have",
+    "Rename one of them, or give all boxes the same class.",
 )
 TOO_MANY_BOXES = Kind(
     *("error", "too-many-boxes"),
@@ -272,7 +282,7 @@ def _clean_boxes(picture: RawPicture, size: tuple[int, int], problems: Problems)
         else:
             seen.add(box)
             yield box._replace(area=raw.area)
-            if any(abs(a - b) > _ROUNDING for a, b in zip(raw[:4], box[:4], strict=True)):
+            if any(abs(a - b) > ROUNDING for a, b in zip(raw[:4], box[:4], strict=True)):
                 kind = CLIPPED_BOX
         if kind:
             corners = ", ".join(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -13,6 +13,7 @@ from mobilevit.data.raw_boxes import (
     BROKEN_LABEL,
     CLASS_MISMATCH,
     LABEL_WITHOUT_PICTURE,
+    LARGEST_SIDE,
     PICTURE_WITHOUT_LABEL,
     UNKNOWN_CLASS,
     UNKNOWN_PICTURE,
@@ -48,6 +49,13 @@ class _Label(NamedTuple):
     root: ElementTree.Element
 
 
+class _List(NamedTuple):
+    """A list of pictures, and the names in it."""
+
+    file: Path
+    names: list[str]
+
+
 def is_voc(path: Path) -> bool:
     """Tell whether a path is a folder that is laid out like that."""
     if not path.is_dir():
@@ -61,7 +69,8 @@ def read(data: Path) -> RawSet:
     """Read a folder.
 
     It has ``Annotations/*.xml``, ``JPEGImages/`` (or ``images/``) and perhaps
-    ``ImageSets/Main/{train,val,test,trainval}.txt``; or XML files beside the pictures, in it or in
+    ``ImageSets/Main/{train,val,test,trainval}.txt`` (``trainval`` without ``val`` stands in for a
+    ``train`` that is missing); or XML files beside the pictures, in it or in
     its folders ``train``, ``valid`` and ``test``. The classes are those of ``labels.txt`` if it is
     there, else all names on the pictures to train on, sorted.
 
@@ -143,24 +152,28 @@ def _find(data: Path, problems: Problems) -> dict[str, list[_Label]]:
     files = {split: file for split, file in files.items() if file.is_file()}
     if not files:
         return {"train": _labels(pictures, labels, None, problems)}
-    whole = files.pop("trainval", None)
-    if "train" not in files:
+    stems = _by_stem(pictures)
+    listed = {split: _List(file, _names(file, stems)) for split, file in files.items()}
+    whole = listed.pop("trainval", None)
+    if "train" not in listed:
         if whole is None:
             raise UserError(f"{lists}: has {', '.join(files)}, but no train.txt. Add it.")
-        files = {"train": whole} | {s: file for s, file in files.items() if s == "test"}
-    used = {name for file in files.values() for name in _names(file)}
+        val = set(listed["val"].names if "val" in listed else ())
+        train = whole._replace(names=[name for name in whole.names if name not in val])
+        listed = {"train": train} | listed
+    used = {name for one in listed.values() for name in one.names}
     for file in sorted(labels.glob("*.xml")):
         if file.stem not in used:
             problems.add(UNLISTED, file)
-    return {split: _labels(pictures, labels, file, problems) for split, file in files.items()}
+    return {split: _labels(pictures, labels, one, problems) for split, one in listed.items()}
 
 
-def _labels(pictures: Path, labels: Path, listed: Path | None, problems: Problems) -> list[_Label]:
+def _labels(pictures: Path, labels: Path, listed: _List | None, problems: Problems) -> list[_Label]:
     """Return what is there of the pictures that a list names, or of all."""
-    by_stem = {file.stem: file for file in sorted(pictures.iterdir()) if is_picture(file)}
+    by_stem = _by_stem(pictures)
     files = {file.stem: file for file in labels.glob("*.xml")}
     found = []
-    for name in _names(listed) if listed else sorted({*by_stem, *files}):
+    for name in listed.names if listed else sorted({*by_stem, *files}):
         picture, file = by_stem.get(name), files.get(name)
         if picture and file:
             found.append(_Label(picture, file, _parse(file)))
@@ -169,7 +182,7 @@ def _labels(pictures: Path, labels: Path, listed: Path | None, problems: Problem
         elif picture:
             problems.add(PICTURE_WITHOUT_LABEL, picture, f"no '{name}.xml' in {labels}")
         elif listed:
-            problems.add(UNKNOWN_PICTURE, listed, f"'{name}'")
+            problems.add(UNKNOWN_PICTURE, listed.file, f"'{name}'")
     return found
 
 
@@ -178,7 +191,7 @@ def _picture(
 ) -> RawPicture:
     """Return a picture and its boxes; the class of one that ``numbers`` lacks is ``foreign``."""
     sides = [_text(label.root, f"size/{side}") for side in ("width", "height")]
-    known = all(side.isdecimal() and int(side) for side in sides)
+    known = all(side.isdecimal() and 0 < float(side) <= LARGEST_SIDE for side in sides)
     size = (int(sides[0]), int(sides[1])) if known else None
     picture = RawPicture(label.picture, label.file, size)
     for place, thing in enumerate(_things(label), 1):
@@ -227,9 +240,24 @@ def _listed(file: Path) -> list[str]:
     return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
 
 
-def _names(listed: Path) -> list[str]:
-    """Return the names that a list has, without the endings of pictures."""
-    return [line.rpartition(".")[0] if is_picture(Path(line)) else line for line in _listed(listed)]
+def _names(listed: Path, stems: Container[str]) -> list[str]:
+    """Return the names that a list has, without the endings of pictures and the devkit's -1, 0, 1.
+
+    Args:
+        listed: the list.
+        stems: of the pictures; a line that is one of them is taken as it stands.
+    """
+    names = []
+    for line in _listed(listed):
+        word, *rest = line.split(maxsplit=1)
+        name = word if rest in (["-1"], ["0"], ["1"]) else line
+        stem = name.rpartition(".")[0] if is_picture(Path(name)) else name
+        names.append(next((known for known in (line, name) if known in stems), stem))
+    return list(dict.fromkeys(names))
+
+
+def _by_stem(pictures: Path) -> dict[str, Path]:
+    return {file.stem: file for file in sorted(pictures.iterdir()) if is_picture(file)}
 
 
 def _child(folder: Path, name: str) -> Path | None:

@@ -42,8 +42,23 @@ POLYGON = Kind(
     "The box around each is taken.",
 )
 
+_NOTHING = ("", "~", "null", "Null", "NULL")
 _SPLITS = ("train", "val", "test")
 _NAMES = re.compile(r"^names\s*:", re.MULTILINE)
+
+
+class _Loader(yaml.BaseLoader):
+    """Takes every word as it stands: a class may be called ``no`` or ``1``. No key comes twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            keys = [key.value for key, _ in node.value]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise yaml.constructor.ConstructorError(
+                problem=f"the key '{twice}' comes twice", problem_mark=node.start_mark
+            )
+        return mapping
 
 
 def is_yolo(path: Path) -> bool:
@@ -136,22 +151,22 @@ def _is_yaml(path: Path) -> bool:
 
 
 def _load(file: Path) -> dict[str, Any]:
-    """Read a YAML file with every word as it stands: a class may be called ``no`` or ``1``."""
+    """Read a YAML file, without the keys that have no value."""
     try:
-        settings = yaml.load(file.read_text(encoding="utf-8-sig"), Loader=yaml.BaseLoader)
+        settings = yaml.load(file.read_text(encoding="utf-8-sig"), Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{file}: this is no YAML: {error.problem} in line {line}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{file}: this is no YAML in UTF-8 ({error}).") from error
     if not isinstance(settings, dict):
         raise UserError(f"{file}: needs keys such as 'train' and 'names', but has none.")
-    return settings
+    return {key: value for key, value in settings.items() if value not in _NOTHING}
 
 
 def _classes(settings: Mapping[str, Any], file: Path) -> dict[int, str]:
     """Return the names of the classes by their numbers, in their order."""
-    names: Any = settings.get("names")
+    names: Any = settings.get("names", [])
     if isinstance(names, list):
         names = dict(enumerate(names))
     try:

@@ -78,6 +78,11 @@ def compare(
     plan = plan if seeds is None else replace(plan, seeds=seeds)
     entries = plan.chosen([only] if isinstance(only, str) else only)
     task = get_task("classification")
+    if plan.recipe.task != task.name:
+        raise UserError(
+            f"compare is for {task.name}; train detectors one by one: mobilevit train DATA --model "
+            "NAME --recipe boxes"
+        )
     found = task.read(data, plan.recipe.data.val_fraction)
     for entry in plan.entries:
         asked = plan.final(entry, plan.rates[0], 0)

@@ -172,7 +172,7 @@ def _pictures(
         found = pictures([data])
     else:
         folder = remembered_data(source)
-        if folder is None or not folder.is_dir():
+        if folder is None or not folder.exists():
             gone = f"{folder}, which it was trained on, is gone" if folder else "it names no data"
             raise UserError(
                 f"{source}: real pictures are needed to check the export, and {gone}. Name a "

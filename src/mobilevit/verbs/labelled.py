@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from mobilevit.data.boxes import classes_of, relabelled
+from mobilevit.data.findings import refuse
 from mobilevit.errors import UserError, nearest, unknown
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def find_labelled(predictor: Predictor, data: str | Path, split: str = "val") ->
     folders = get_task(contract.task).read(
         data, origin.val_fraction if origin.is_at(data) else None
     )
+    refuse(folders.source, (f for f in folders.findings if f.check != "no-boxes"))
     samples, chosen = _choose(folders, split)
     labels = _match(folders, samples, contract.class_names, str(predictor.path))
     paths = tuple(sample.path for sample in samples)
@@ -135,6 +137,10 @@ def _choose(folders: Folders[Any], split: str) -> tuple[list[Sample[Any]], str]:
     """Return the pictures of a split, and which they are in words."""
     if split == "all":
         return [*folders.train, *folders.val, *folders.test], "all"
+    if not folders.val and split == "val" and folders.test:
+        raise UserError(
+            f"{folders.source}: has no pictures in its val split, but a test split: --split test."
+        )
     if not folders.val and split != "test":
         if split == "train":
             raise UserError(

@@ -94,7 +94,7 @@ def predict(
         draw: a folder to write the pictures into, as PNG, with the answers drawn on them; it must
             be new or empty.
         coco: a file to write the boxes to, as COCO has results of detection: JSON, each with
-            ``image_id``, ``category_id``, ``bbox`` and ``score``.
+            ``image_id``, ``category_id``, ``bbox`` and ``score``; it must not be there yet.
 
     Raises:
         UserError: when the model cannot be used, or ``pictures`` or one of them names nothing. A
@@ -117,6 +117,8 @@ def predict(
     paths = find_pictures(pictures)
     predictor = _load_shipped(threads) if model is None else load_predictor(model, threads)
     task = get_task(predictor.contract.task)
+    if coco is not None and Path(coco).exists():
+        raise UserError(f"{coco}: it exists. Choose another file for the boxes.")
     if coco is not None and predictor.contract.task != "detection":
         raise UserError(
             f"{predictor.path}: it finds no boxes, it is for {predictor.contract.task}; COCO's "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -226,9 +225,9 @@ def _at_size(predictor: Predictor, side: int) -> Predictor:
     if not isinstance(predictor, TorchPredictor):
         height, width = predictor.contract.size
         raise UserError(f"{predictor.path} takes {height} × {width} pixels only")
-    other = copy.copy(predictor)
-    other.contract = contract
+    same = (predictor.path, predictor.name, predictor.threads, predictor.precision)
     try:
+        other = TorchPredictor(predictor.network, contract, *same, predictor.origin)
         other.run(np.zeros((1, 3, *contract.size), np.float32))
     except (AssertionError, RuntimeError, ValueError) as error:  # as its layers have it
         raise UserError(f"the network does not take it ({error})") from error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from rich.console import Console
 from rich.markup import escape
 
+from mobilevit.data.findings import refuse
 from mobilevit.errors import UserError, require
 from mobilevit.training.recipe import (
     BOXES_RECIPE,
@@ -173,6 +174,8 @@ def train_folders(
     from mobilevit.training.fit import fit
     from mobilevit.training.memory import keep_memory
 
+    task.metric(task.contract(recipe, folders))  # which may need a library that is not there
+    refuse(folders.source, folders.findings)
     keep_memory()
     fabric = _fabric(recipe, run)
     display = Display(enabled=fabric.is_global_zero, bars=progress)
@@ -184,6 +187,11 @@ def train_folders(
         )
         folders = checked(folders, cast(Scan, fabric.broadcast(scanned)), display.console)
     folders = task.trainable(folders)
+    if len(folders.train) < 2 * fabric.world_size:
+        raise UserError(
+            f"{folders.source}: {len(folders.train)} pictures to train on are too few; it takes "
+            f"{2 * fabric.world_size} or more."
+        )
     fit(fabric, task, recipe, folders, run, saved, start, display)
     if fabric.is_global_zero:
         draw_curves(run.curves, run.rows(), task.primary)
@@ -233,11 +241,7 @@ def checked(folders: Folders[Any], result: Scan, console: Console) -> Folders[An
                 console.print(f"  {path}", markup=False, soft_wrap=True)
             if len(finding.paths) > NAMED:
                 console.print(f"  and {len(finding.paths) - NAMED} more")
-    fatal = [f for f in result.errors if f.check != "unreadable-picture"]
-    if fatal:
-        raise UserError(
-            f"{folders.source}: {fatal[0].message} See all with: mobilevit doctor {folders.source}"
-        )
+    refuse(folders.source, result.findings)
     return drop_unreadable(folders, result)
 
 

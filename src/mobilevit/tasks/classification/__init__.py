@@ -42,7 +42,7 @@ class Classification:
         if found := box_format(data):
             raise UserError(
                 f"{data}: holds boxes, as {found.upper()} has them, not class folders. To find "
-                "boxes train a detector: mobilevit train DATA --recipe boxes"
+                f"boxes train a detector: mobilevit train {data} --recipe boxes"
             )
         if val_fraction is not None:
             return read_folders(data, val_fraction)

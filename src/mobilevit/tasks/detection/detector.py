@@ -43,7 +43,8 @@ class Detector(nn.Module):
         super().__init__()
         self.network = network
         self.output = output
-        self.register_buffer("anchors", network.anchors(size), persistent=False)
+        device = next(network.parameters()).device
+        self.register_buffer("anchors", network.anchors(size).to(device), persistent=False)
 
     anchors: Tensor
 

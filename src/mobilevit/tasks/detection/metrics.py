@@ -25,9 +25,13 @@ class AveragePrecision:
     Args:
         class_names: the name of each of the K classes.
         output: what is added, ``Contract.output``.
+
+    Raises:
+        MissingExtraError: when faster-coco-eval is not installed.
     """
 
     def __init__(self, class_names: Sequence[str], output: str = "detections") -> None:
+        require("faster_coco_eval", "detection")
         self.class_names = tuple(class_names)
         self.output = output
         self._targets: list[Boxes] = []

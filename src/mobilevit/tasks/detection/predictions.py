@@ -13,6 +13,7 @@ from PIL import Image
 
 from mobilevit.data.drawing import draw_boxes
 from mobilevit.deployment.contract import Contract
+from mobilevit.tasks.outputs import check_finite
 
 BOX, SCORE, CLASS = slice(0, 4), 4, 5
 """What the six numbers of a detection are."""
@@ -118,9 +119,13 @@ def decode(
         paths: the N pictures, whose headers are read for their sizes.
         top: boxes in a prediction, at most; none: all.
         threshold: smallest score.
+
+    Raises:
+        UserError: when an output is NaN or infinite.
     """
     from mobilevit.data.decoding import Picture
 
+    check_finite(outputs)
     names = contract.class_names
     ids = contract.class_ids or tuple(range(len(names)))
     predictions = []
