@@ -23,7 +23,7 @@ from torchvision.datasets import ImageFolder
 from common import DATA, Bar, parser, report, take_turns
 from mobilevit import MultiScaleSampler, Recipe
 from mobilevit.data.folders import pictures, read_folders
-from mobilevit.tasks import get_task
+from mobilevit.tasks.classification.training import ClassificationTraining
 from mobilevit.training.memory import keep_memory
 
 BATCH, WORKERS = 64, 2
@@ -117,7 +117,7 @@ def ours(data: Path, size: int) -> Callable[[], None]:
     """Return an epoch of what ``mobilevit train`` does."""
     keep_memory()
     folders = read_folders(data)
-    side = get_task("classification").training(Recipe(), folders.class_names)
+    side = ClassificationTraining(Recipe(), folders.class_names)
     sampler = MultiScaleSampler(len(folders.train), BATCH, (size,), size)
     loader = DataLoader(
         side.train_dataset(folders.train),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterator
@@ -187,8 +188,6 @@ class TorchPredictor:
         precision: str = "fp32",
         origin: Origin | None = None,
     ) -> None:
-        from mobilevit.tasks import get_task
-
         if precision not in PRECISIONS:
             raise unknown("precision", precision, PRECISIONS)
         self.network = network
@@ -198,7 +197,7 @@ class TorchPredictor:
         self.threads = _checked_threads(threads)
         self.precision = precision
         self.origin = origin or Origin()
-        self._fast = get_task(contract.task).deploy(network, contract, precision)
+        self._fast = self._deployed()
 
     @classmethod
     def from_pretrained(
@@ -246,6 +245,18 @@ class TorchPredictor:
             precision,
             read_origin(found.path, checkpoint.recipe),
         )
+
+    def with_contract(self, contract: Contract) -> TorchPredictor:
+        """Return a copy that is fed and read as another contract says, at another size perhaps."""
+        other = copy.copy(self)
+        other.contract = contract
+        other._fast = other._deployed()
+        return other
+
+    def _deployed(self) -> nn.Module:
+        from mobilevit.tasks import get_task
+
+        return get_task(self.contract.task).deploy(self.network, self.contract, self.precision)
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map (N, 3, H, W) in [0, 1] to outputs (N, …).

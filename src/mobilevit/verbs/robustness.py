@@ -225,9 +225,8 @@ def _at_size(predictor: Predictor, side: int) -> Predictor:
     if not isinstance(predictor, TorchPredictor):
         height, width = predictor.contract.size
         raise UserError(f"{predictor.path} takes {height} × {width} pixels only")
-    same = (predictor.path, predictor.name, predictor.threads, predictor.precision)
     try:
-        other = TorchPredictor(predictor.network, contract, *same, predictor.origin)
+        other = predictor.with_contract(contract)
         other.run(np.zeros((1, 3, *contract.size), np.float32))
     except (AssertionError, RuntimeError, ValueError) as error:  # as its layers have it
         raise UserError(f"the network does not take it ({error})") from error
