@@ -23,6 +23,7 @@ from torchvision.datasets import ImageFolder
 from common import DATA, Bar, parser, report, take_turns
 from mobilevit import MultiScaleSampler, Recipe
 from mobilevit.data.folders import pictures, read_folders
+from mobilevit.data.transforms import collate
 from mobilevit.tasks.classification.training import ClassificationTraining
 from mobilevit.training.memory import keep_memory
 
@@ -122,7 +123,7 @@ def ours(data: Path, size: int) -> Callable[[], None]:
     loader = DataLoader(
         side.train_dataset(folders.train),
         batch_sampler=sampler,
-        collate_fn=side.collate,
+        collate_fn=collate,
         num_workers=WORKERS,
         persistent_workers=True,
     )

@@ -61,24 +61,29 @@ class TrainTransform:
         return augmented
 
 
-class TrainDataset(Dataset[tuple[Tensor, int] | None]):
+class TrainDataset(Dataset[tuple[Tensor, Any] | None]):
     """Samples as (uint8 tensor (3, size, size), label), augmented with the key's own seed.
 
-    A picture that cannot be read any more gives ``None`` and a warning that names it.
+    A picture that cannot be read any more gives ``None`` and a warning that names it. A task whose
+    target is not the label overrides ``make``.
     """
 
-    def __init__(self, samples: Sequence[Sample[int]], transform: TrainTransform) -> None:
+    def __init__(self, samples: Sequence[Sample[Any]], transform: Any) -> None:
         self.samples = samples
         self.transform = transform
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: SampleKey) -> tuple[Tensor, int] | None:
+    def __getitem__(self, key: SampleKey) -> tuple[Tensor, Any] | None:
         sample = self.samples[key]
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(key.seed)
-            return or_none(lambda: (self.transform(Picture(sample.path), key.size), sample.label))
+            return _or_none(lambda: self.make(sample, key.size))
+
+    def make(self, sample: Sample[Any], size: int) -> tuple[Tensor, Any]:
+        """Return the augmented picture and what a network should give for it."""
+        return self.transform(Picture(sample.path), size), sample.label
 
 
 class EvalDataset(Dataset[tuple[Tensor, int] | None]):
@@ -97,7 +102,7 @@ class EvalDataset(Dataset[tuple[Tensor, int] | None]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | None:
         path = self.samples[index].path
-        return or_none(
+        return _or_none(
             lambda: (torch.from_numpy(preprocess(read_picture(path), self.contract)), index)
         )
 
@@ -116,7 +121,7 @@ def collate(samples: Sequence[tuple[Tensor, Any] | None]) -> tuple[Tensor, Tenso
     return channels_last.permute(0, 3, 1, 2), stacked
 
 
-def or_none(make: Callable[[], tuple[Tensor, Target]]) -> tuple[Tensor, Target] | None:
+def _or_none(make: Callable[[], tuple[Tensor, Target]]) -> tuple[Tensor, Target] | None:
     """Return what is made, or ``None`` and a warning where the picture cannot be read."""
     try:
         return make()

@@ -61,9 +61,6 @@ class TrainingSide(Protocol):
     @property
     def score_name(self) -> str: ...
 
-    def collate(self, samples: Any) -> Any:
-        """Make a batch of samples: inputs and targets, as tensors."""
-
     def train_dataset(self, samples: Sequence[Sample[Any]]) -> Dataset[Any]:
         """Return the augmented samples, to be indexed with ``SampleKey``."""
 

@@ -110,7 +110,7 @@ def fit(
     workers = recipe.data.workers
     loading: dict[str, Any] = {
         "num_workers": min(usable_cores(), 8) if workers is None else workers,
-        "collate_fn": side.collate,
+        "collate_fn": collate,
         "pin_memory": fabric.device.type == "cuda",
     }
     loader = DataLoader(
@@ -123,7 +123,7 @@ def fit(
     val_loader = DataLoader(
         EvalDataset(held_back, contract),
         batch_size=min(recipe.training.batch_size, 64),
-        **{**loading, "collate_fn": collate},
+        **loading,
     )
 
     def checkpoint(metrics: dict[str, Any], resumable: bool) -> Checkpoint:

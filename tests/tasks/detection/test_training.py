@@ -12,6 +12,7 @@ from mobilevit.data.boxes import Box, Boxes
 from mobilevit.data.decoding import Picture
 from mobilevit.data.folders import Sample
 from mobilevit.data.samplers import SampleKey
+from mobilevit.data.transforms import collate
 from mobilevit.networks import SSDLite, SSDLiteConfig, create_model
 from mobilevit.tasks.detection.training import DetectionTraining, DetectionTransform
 
@@ -116,7 +117,7 @@ def test_ignored_boxes_are_not_learnt(picture: Path) -> None:
 def test_the_loss_of_a_batch_counts_its_pictures(picture: Path) -> None:
     task = side(**PLAIN)
     dataset = task.train_dataset([Sample(picture, Boxes((BOX,), *WIDE))])
-    images, targets = task.collate([dataset[SampleKey(0, 64, seed)] for seed in range(2)])
+    images, targets = collate([dataset[SampleKey(0, 64, seed)] for seed in range(2)])
     x, targets = task.prepare(images, targets)
     assert x.max() <= 1
     anchors = targets.shape[1]
@@ -136,7 +137,7 @@ def test_the_batch_is_drawn_with_the_boxes_that_are_to_be_found(
     task = side(**PLAIN)
     dataset = task.train_dataset([Sample(picture, Boxes((BOX,), *WIDE))])
     sample = dataset[SampleKey(0, 64, 0)]
-    x, targets = task.prepare(*task.collate([sample]))
+    x, targets = task.prepare(*collate([sample]))
     (found,) = task._to_boxes(targets[0], 64, 64).items
     np.testing.assert_allclose(found[:4], [6.4, 64 / 6, 25.6, 128 / 3], atol=0.6)
     assert found.label == 1

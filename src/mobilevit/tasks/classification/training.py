@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from mobilevit.data.folders import Sample
-from mobilevit.data.transforms import TrainDataset, TrainTransform, collate
+from mobilevit.data.transforms import TrainDataset, TrainTransform
 from mobilevit.training.recipe import Recipe
 
 
@@ -31,10 +31,6 @@ class ClassificationTraining:
         if recipe.augmentation.cutmix:
             mixes.append(v2.CutMix(alpha=recipe.augmentation.cutmix, num_classes=num_classes))
         self.mix = v2.RandomChoice(mixes) if mixes else None
-
-    def collate(self, samples: Sequence[tuple[Tensor, int] | None]) -> tuple[Tensor, Tensor]:
-        """Stack samples into uint8 or float32 (B, 3, H, W) and labels (B,)."""
-        return collate(samples)
 
     def train_dataset(self, samples: Sequence[Sample[int]]) -> TrainDataset:
         """Return the augmented samples, to be indexed with ``SampleKey``."""

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from mobilevit.data.boxes import Box, Boxes
 from mobilevit.data.decoding import Picture
 from mobilevit.data.folders import Sample
-from mobilevit.data.samplers import SampleKey
-from mobilevit.data.transforms import collate, or_none
+from mobilevit.data.transforms import TrainDataset
 from mobilevit.tasks.detection.matching import CODER, match, ssd_loss
 from mobilevit.training.recipe import Recipe
 
@@ -86,29 +84,28 @@ class DetectionTransform:
         return x["image"].as_subclass(Tensor), x["boxes"].as_subclass(Tensor) / size, x["labels"]
 
 
-class DetectionDataset(Dataset[tuple[Tensor, Tensor] | None]):
+class DetectionDataset(TrainDataset):
     """Samples as (uint8 tensor (3, size, size), targets of the anchors (A, 5)).
 
-    Each is augmented with the key's own seed. A picture that cannot be read any more gives ``None``
-    and a warning that names it.
+    Args:
+        samples: pictures with boxes.
+        transform: augments them.
+        anchors: (A, 4) for each size that is asked for.
     """
 
-    def __init__(self, samples: Sequence[Sample[Boxes]], side: DetectionTraining) -> None:
-        self.samples = samples
-        self.side = side
+    def __init__(
+        self,
+        samples: Sequence[Sample[Boxes]],
+        transform: DetectionTransform,
+        anchors: Mapping[int, Tensor],
+    ) -> None:
+        super().__init__(samples, transform)
+        self.anchors = anchors
 
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, key: SampleKey) -> tuple[Tensor, Tensor] | None:
-        sample = self.samples[key]
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(key.seed)
-            return or_none(lambda: self._make(sample, key.size))
-
-    def _make(self, sample: Sample[Boxes], size: int) -> tuple[Tensor, Tensor]:
-        image, corners, labels = self.side.transform(Picture(sample.path), sample.label, size)
-        return image, match(self.side.anchors(size), corners, labels)
+    def make(self, sample: Sample[Boxes], size: int) -> tuple[Tensor, Tensor]:
+        """Return the augmented picture and what its anchors should learn."""
+        image, corners, labels = self.transform(Picture(sample.path), sample.label, size)
+        return image, match(self.anchors[size], corners, labels)
 
 
 class DetectionTraining:
@@ -120,19 +117,11 @@ class DetectionTraining:
         self.class_names = class_names
         self.transform = DetectionTransform(recipe)
         sizes = {*recipe.train_sizes}
-        self._anchors: dict[int, Tensor] = {s: network.anchors((s, s)) for s in sizes}
-
-    def anchors(self, size: int) -> Tensor:
-        """Return the anchors (A, 4) at one of the sizes that are trained at."""
-        return self._anchors[size]
-
-    def collate(self, samples: Sequence[tuple[Tensor, Tensor] | None]) -> tuple[Tensor, Tensor]:
-        """Stack samples into uint8 (B, 3, H, W) and targets (B, A, 5)."""
-        return collate(samples)
+        self.anchors: dict[int, Tensor] = {s: network.anchors((s, s)) for s in sizes}
 
     def train_dataset(self, samples: Sequence[Sample[Boxes]]) -> DetectionDataset:
         """Return the augmented samples, to be indexed with ``SampleKey``."""
-        return DetectionDataset(samples, self)
+        return DetectionDataset(samples, self.transform, self.anchors)
 
     def prepare(self, pictures: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Make a collated batch the network's input, float32 in [0, 1], channels-last."""
@@ -162,7 +151,7 @@ class DetectionTraining:
     def _to_boxes(self, target: Tensor, width: int, height: int) -> Boxes:
         """Return the boxes that the anchors of a picture are to find, each once."""
         positive = target[:, 4] > 0
-        anchors = self.anchors(height)[positive]
+        anchors = self.anchors[height][positive]
         corners = CODER.decode_single(target[positive, :4], anchors)
         corners = corners * torch.tensor([width, height] * 2)
         rows = torch.cat((corners.round(), target[positive, 4:] - 1), 1).tolist()
