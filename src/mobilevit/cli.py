@@ -19,6 +19,7 @@ from mobilevit.studies.study import DEFAULT_STUDY, load_study
 from mobilevit.training.recipe import (
     BOXES_RECIPE,
     DEFAULT_RECIPE,
+    MASKS_RECIPE,
     Multiple,
     Numbers,
     Recipe,
@@ -36,7 +37,7 @@ Library = Literal["mobilevit", "timm", "transformers", "cvnets"]
 Threads = Annotated[int | None, arg(help="Threads that compute; none given: the runtime's.")]
 Data = (
     "A folder of class folders, with train/ and val/ or without; for a detector, boxes as COCO, "
-    "YOLO or Pascal VOC have them."
+    "YOLO or Pascal VOC have them; for segmentation, pictures and masks."
 )
 
 constructors = ConstructorRegistry()
@@ -119,10 +120,10 @@ def _train(arguments: Sequence[str]) -> Callable[..., int]:
         from mobilevit.verbs.train import usual_recipe
 
         weights = _given(arguments, "--weights") or None
-        recipes = [
-            usual_recipe(word, weights) for word in arguments[1:] if not word.startswith("-")
-        ]
-        usual = BOXES_RECIPE if BOXES_RECIPE in recipes else usual_recipe(None, weights)
+        words = [word for word in arguments[1:] if not word.startswith("-")]
+        recipes = {usual_recipe(word, weights) for word in words}
+        usual = usual_recipe(None, weights)
+        usual = next((name for name in (BOXES_RECIPE, MASKS_RECIPE) if name in recipes), usual)
     chosen = _given(arguments, "--recipe") or usual
     defaults = load_recipe(chosen) if "train" in arguments[:1] else Recipe()
 
@@ -143,7 +144,7 @@ def _train(arguments: Sequence[str]) -> Callable[..., int]:
 
         Args:
             recipe: Name of a recipe or a YAML file; the defaults below are this recipe's. If none
-                is given, it is boxes for data with boxes, else finetune with --weights.
+                is given, it is boxes or masks for data with those, else finetune with --weights.
             output: Run folder to make; none given: the next free one under runs/.
             resume: Run folder whose interrupted training goes on.
             weights: Run folder, checkpoint, weights of another library, name on the Hugging Face
@@ -215,6 +216,8 @@ def _predict(
     threshold: float | None = None,
     draw: Path | None = None,
     coco: Path | None = None,
+    masks: Path | None = None,
+    tile: Flag = False,
     threads: Threads = None,
     batch_size: int = 16,
     json: Json = False,
@@ -222,16 +225,18 @@ def _predict(
     """Predict what is on pictures.
 
     Args:
-        top: Answers for each picture; none given: five labels, all boxes.
-        threshold: How sure an answer is at least, 0 to 1; none given: 0 for labels, 0.3 for boxes.
+        top: Answers for each picture; none given: five labels, all boxes, all classes of a mask.
+        threshold: How sure an answer is at least, 0 to 1; none given: 0.3 for boxes, else 0.
         draw: New folder to write the pictures into with the answers drawn on them.
         coco: File to write boxes to, in COCO's format of results.
-        batch_size: Pictures run at a time.
+        masks: New folder to write masks into, as PNGs of the numbers of the classes.
+        tile: Segment pictures in overlapping tiles at their own size instead of shrinking them.
+        batch_size: Pictures, or tiles, run at a time.
     """
     from mobilevit.verbs.predict import predict, split_words
 
     model, pictures = split_words(words)
-    found = predict(model, pictures, top, threads, batch_size, threshold, draw, coco)
+    found = predict(model, pictures, top, threads, batch_size, threshold, draw, coco, masks, tile)
     return _show(found, json)
 
 
@@ -254,7 +259,8 @@ def _export(
         data: Folder or picture to compare on; none given: what the run was validated on.
         dynamic_batch: Take any number of pictures at once instead of one.
         tolerance: Largest difference allowed, as a share of the outputs' range; none given: 0.001.
-        raw: Of a detector, leave out the choice among boxes (non-maximum suppression).
+        raw: Of a detector, leave out the choice among boxes (non-maximum suppression); of a
+            segmenter, the upsampling to the picture's size.
     """
     from mobilevit.verbs.export import export
 

@@ -106,6 +106,15 @@ def test_detection(bench):
     check(*bench("detection"), names, bars=2)
 
 
+def test_segmentation(bench):
+    pytest.importorskip("onnxruntime")
+    names = ["torchvision, lraspp", "torchvision, deeplabv3"]
+    names += ["ours, mobilevit_xxs", "ours, torchvision's lraspp"]
+    facts, text = bench("segmentation")
+    check(facts, text, names, bars=0)
+    assert {row["run by"] for row in facts["rows"]} == {"PyTorch", "ONNX"}
+
+
 def test_startup(bench):
     names = ["python -c pass", "mobilevit --help", "bare ONNX Runtime script", "mobilevit predict"]
     check(*bench("startup", "--model", "mobilevit_xxs"), names, bars=2)

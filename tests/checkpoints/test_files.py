@@ -21,8 +21,12 @@ from mobilevit.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
+from mobilevit.checkpoints.files import build, outputs, title
 from mobilevit.deployment.contract import Contract
 from mobilevit.files import find_model
+from mobilevit.networks import TorchvisionLRASPP, TorchvisionSSDLite
+from mobilevit.networks.torchvision_lraspp import NAME as LRASPP
+from mobilevit.networks.torchvision_ssdlite import NAME as SSDLITE
 
 NAMES = ("Katze", "犬", "a b")
 
@@ -255,3 +259,32 @@ def test_a_save_replaces_the_old_file(tmp_path: Path) -> None:
     save_checkpoint(path, make(2))
     assert load_checkpoint(path).network.num_classes == 2
     assert list(tmp_path.iterdir()) == [path]
+
+
+@torch.no_grad()
+def test_a_segmenter_of_torchvision_comes_back(tmp_path: Path) -> None:
+    network = TorchvisionLRASPP(3).eval()
+    contract = Contract("segmentation", NAMES, (64, 96), None, output="pixel_logits")
+    saved = Checkpoint(network, contract, architecture(LRASPP, network))
+    save_checkpoint(tmp_path / "a.safetensors", saved)
+    loaded = load_checkpoint(tmp_path / "a.safetensors")
+    assert (title(loaded.architecture), outputs(loaded.architecture)) == (LRASPP, 3)
+    assert loaded.contract == contract
+    x = torch.rand(1, 3, 64, 96)  # its mean and deviation are not saved, and there all the same
+    assert torch.equal(loaded.network(x), network(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "head", "other"),
+    [
+        (LRASPP, TorchvisionLRASPP, "deeplabv3", "ssdlite"),
+        (SSDLITE, TorchvisionSSDLite, "ssdlite", "deeplabv3"),
+    ],
+)
+def test_a_whole_network_of_torchvision_stands_in_for_one_head(
+    name: str, network: type, head: str, other: str
+) -> None:
+    assert type(build({"model": name, "head": {"type": head, "num_classes": 4}})) is network
+    for wrong in ({}, {"head": {"type": other, "num_classes": 4}}):
+        with pytest.raises(UserError, match=f"{name} is trained with --head {head}"):
+            build({"model": name, **wrong})

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from mobilevit import UserError, create_model, export, load_pretrained, predict, save_checkpoint
+from mobilevit import (
+    UserError,
+    create_model,
+    export,
+    load_checkpoint,
+    load_pretrained,
+    predict,
+    save_checkpoint,
+)
 from mobilevit.checkpoints import Checkpoint, architecture
 from mobilevit.checkpoints.writing import save_for
 from mobilevit.deployment.contract import Contract
@@ -22,7 +32,7 @@ def deeplab(name: str, stride: int = 16, **numbers: object) -> Checkpoint:
     backbone = create_model(name, num_classes=0, output_stride=stride)
     config = DeepLabV3Config(num_classes=3, **{"aspp_width": 256, **numbers})
     network = enliven(DeepLabV3(backbone, config))
-    contract = Contract("segmentation", CLASSES, (512, 512), 512)
+    contract = Contract("segmentation", CLASSES, (512, 384), None, output="pixel_logits")
     return Checkpoint(network, contract, architecture(name, network))
 
 
@@ -41,8 +51,10 @@ def test_what_transformers_saved_gives_its_logits(name: str, tmp_path: Path) -> 
     found = load_pretrained(tmp_path / "saved")
     assert found.report.model == f"deeplabv3 on {name}"
     assert found.report.transfer.new == found.report.transfer.ignored == ()
-    assert found.checkpoint.contract.task == "segmentation"
-    assert found.checkpoint.contract.class_names == CLASSES
+    contract = found.checkpoint.contract
+    assert (contract.task, contract.output) == ("segmentation", "pixel_logits")
+    assert contract.class_names == CLASSES
+    assert contract.resize is None  # a crop would leave pixels without a class
     x = PICTURES.flip(1) if name == "mobilevit_xxs" else PICTURES
     expected = theirs(x).logits
     assert expected.std() > 0.1
@@ -60,6 +72,10 @@ def test_transformers_runs_ours(stride: int, name: str, tmp_path: Path) -> None:
     theirs = kind.from_pretrained(tmp_path / "saved").eval()
     x = PICTURES.flip(1) if name == "mobilevit_xxs" else PICTURES
     torch.testing.assert_close(theirs(x).logits, ours.network(PICTURES), atol=1e-4, rtol=0)
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "saved")
+    stretched = processor(Image.new("RGB", (200, 100)), return_tensors="pt")["pixel_values"]
+    assert stretched.shape == (1, 3, *ours.contract.size)
+    assert load_pretrained(tmp_path / "saved").checkpoint.contract == ours.contract
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -124,10 +140,40 @@ def test_a_classifier_starts_from_the_backbone(
     assert torch.equal(network.stem.conv.weight, stem)
 
 
+def test_a_segmenter_is_kept_with_its_auxiliary_head(tmp_path: Path) -> None:
+    ours = deeplab("mobilevit_xxs", aspp_width=16, aux=True)
+    save_checkpoint(tmp_path / "seg.safetensors", ours)
+    again = load_checkpoint(tmp_path / "seg.safetensors")
+    assert again.architecture["head"]["aux"] is True
+    theirs = again.network.state_dict()
+    assert "aux.predict.weight" in theirs
+    assert all(torch.equal(v, theirs[k]) for k, v in ours.network.state_dict().items())
+
+
+def test_a_segmenter_of_a_time_without_auxiliary_heads_is_read(tmp_path: Path) -> None:
+    ours = deeplab("mobilevit_xxs", aspp_width=16)
+    del ours.architecture["head"]["aux"]
+    save_checkpoint(tmp_path / "seg.safetensors", ours)
+    assert load_checkpoint(tmp_path / "seg.safetensors").network.config.aux is False
+
+
+@pytest.mark.parametrize("library", ["cvnets", "transformers"])
+def test_the_auxiliary_head_is_not_told_to_other_libraries(library: str, tmp_path: Path) -> None:
+    ours = deeplab("mobilevit_xxs", aux=True)
+    save_for(ours, tmp_path / "saved", library)
+    again = load_pretrained(tmp_path / "saved").checkpoint
+    assert again.architecture["head"]["aux"] is False
+    with torch.no_grad():
+        torch.testing.assert_close(again.network(PICTURES), ours.network(PICTURES))
+    assert ours.network.aux is not None
+
+
 def test_what_is_not_run_yet_is_said(photos: Path, tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "other.safetensors", deeplab("mobilevit_xxs"))
+    ours = deeplab("mobilevit_xxs")
+    later = replace(ours, contract=replace(ours.contract, task="depth"))
+    save_checkpoint(tmp_path / "other.safetensors", later)
     for verb, argument in ((predict, "pictures"), (export, "data")):
-        with pytest.raises(UserError, match=r"segmentation, which is not run here yet"):
+        with pytest.raises(UserError, match=r"depth, which is not run here yet"):
             verb(tmp_path / "other.safetensors", **{argument: next(photos.glob("val/*/*.jpg"))})
 
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from mobilevit import UserError
+from mobilevit.checkpoints import Checkpoint, architecture
+from mobilevit.checkpoints.pretrained import tensors_for
 from mobilevit.checkpoints.transfer import match, transfer
-from mobilevit.networks import create_model
+from mobilevit.deployment.contract import Contract
+from mobilevit.networks import DeepLabV3, DeepLabV3Config, TorchvisionLRASPP, create_model
+from mobilevit.networks.torchvision_lraspp import NAME as TORCHVISION_LRASPP
+
+LINEAR = ("weight", "bias")
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +114,57 @@ def test_a_uniform_picture_gives_the_same_whatever_the_channels(
     expected = torch.conv2d(torch.full((1, 3, 8, 8), level), source.weight.data)
     found = torch.conv2d(torch.full((1, channels, 8, 8), level), weight)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+# --- segmentation ---
+
+
+def deeplab(classes: int = 3, aux: bool = False, output_stride: int = 16) -> DeepLabV3:
+    backbone = create_model("mobilevit_xxs", num_classes=0, output_stride=output_stride)
+    return DeepLabV3(backbone, DeepLabV3Config(num_classes=classes, aspp_width=16, aux=aux))
+
+
+def saved(network: nn.Module, name: str = "mobilevit_xxs") -> Checkpoint:
+    contract = Contract("segmentation", ("a", "b", "c"), (64, 64), None)
+    return Checkpoint(network, contract, architecture(name, network))
+
+
+def parts(names: Iterable[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
+
+
+def test_a_classifiers_backbone_goes_under_a_new_segmenter() -> None:
+    theirs = create_model("mobilevit_xxs", num_classes=4)
+    network = deeplab(aux=True)
+    done = transfer(tensors_for(network, saved(theirs)), network, "x", new_head=True)
+    assert (parts(done.loaded), parts(done.new)) == ({"backbone"}, {"aspp", "head", "aux"})
+    assert parts(name.removeprefix("backbone.") for name in done.ignored) == {"final", "head"}
+    inner = theirs.state_dict()
+    assert all(torch.equal(v, inner[k]) for k, v in network.backbone.state_dict().items())
+
+
+@pytest.mark.parametrize("new_head", [False, True])
+def test_a_segmenters_classifier_is_kept_unless_the_classes_differ(new_head: bool) -> None:
+    theirs, network = deeplab(aux=True), deeplab(aux=True, output_stride=8)
+    done = transfer(tensors_for(network, saved(theirs)), network, "x", new_head=new_head)
+    classifiers = {f"{part}.{kind}" for part in ("head", "aux.predict") for kind in LINEAR}
+    assert set(done.new) == (classifiers if new_head else set())
+    assert not done.ignored
+    mine, other = network.state_dict(), theirs.state_dict()
+    assert {k for k in mine if torch.equal(mine[k], other[k])} >= mine.keys() - set(done.new)
+
+
+def test_an_auxiliary_head_is_new_or_left_out_where_only_one_side_has_it() -> None:
+    with_aux, without = deeplab(aux=True), deeplab()
+    assert parts(transfer(tensors_for(with_aux, saved(without)), with_aux, "x").new) == {"aux"}
+    assert parts(transfer(tensors_for(without, saved(with_aux)), without, "x").ignored) == {"aux"}
+
+
+@pytest.mark.parametrize("new_head", [False, True])
+def test_torchvisions_segmenter_goes_on_from_its_own_weights(new_head: bool) -> None:
+    theirs, network = TorchvisionLRASPP(3), TorchvisionLRASPP(3)
+    checkpoint = saved(theirs, TORCHVISION_LRASPP)
+    done = transfer(tensors_for(network, checkpoint), network, "x", new_head=new_head)
+    assert parts(done.new) == ({"head"} if new_head else set())
+    assert parts(done.loaded) == ({"backbone"} if new_head else {"backbone", "head"})
+    assert not done.ignored

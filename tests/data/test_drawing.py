@@ -10,13 +10,17 @@ from mobilevit.data.drawing import (
     MOSAIC,
     TILE,
     caption,
+    class_colour,
     colour_of,
     draw_boxes,
+    draw_mask,
     mosaic,
     spread,
     tile,
     titled,
+    with_legend,
 )
+from mobilevit.data.masks import IGNORED
 
 
 def grey(width: int = 200, height: int = 150) -> Image.Image:
@@ -107,3 +111,52 @@ def test_what_is_shown_is_spread_over_all(count):
     shown = spread(range(count))
     assert len(shown) == len(set(shown)) == min(count, MOSAIC)
     assert not shown or (shown[0] == 0 and shown[-1] >= count - 1 - count / MOSAIC)
+
+
+def test_classes_near_in_number_have_colours_that_can_be_told_apart():
+    colours = np.array([class_colour(index) for index in range(21)], int)
+    apart = np.abs(colours[:, None] - colours[None]).sum(axis=2)
+    assert (apart + 1000 * np.eye(21) > 50).all()
+    assert len({class_colour(index) for index in range(IGNORED)}) == IGNORED
+
+
+def test_a_mask_shows_the_picture_below_and_stripes_where_it_is_ignored():
+    picture = grey(40, 30)
+    picture.paste("white", (0, 0, 40, 10))
+    painted = np.array([[0, 1], [0, 1], [0, IGNORED]], np.uint8)  # enlarged to the picture
+    drawn = np.asarray(draw_mask(picture, painted)).astype(int)
+    for index, columns in ((0, slice(20)), (1, slice(20, 40))):
+        for ground, rows in ((255, slice(10)), (90, slice(10, 20))):
+            expected = (np.array(class_colour(index)) + ground) // 2
+            assert np.abs(drawn[rows, columns] - expected).max() <= 1
+    striped = drawn[20:, 20:]
+    assert (np.ptp(striped, axis=2) == 0).all()
+    assert len(np.unique(striped)) == 2
+    assert mask(picture, (90, 90, 90)).sum() == 40 * 20
+
+
+def test_a_legend_is_below_the_picture_and_hides_nothing():
+    picture = grey()
+    named = with_legend(picture, [(index, f"class {index}") for index in range(12)])
+    assert mask(named.crop((0, 0, 200, 150)), (90, 90, 90)).all()
+    below = named.crop((0, 150, *named.size))
+    assert all(mask(below, class_colour(index)).sum() > 50 for index in range(12))
+    rows = [np.nonzero(mask(below, class_colour(index)))[0].min() for index in range(12)]
+    assert rows == sorted(rows)
+    assert len(set(rows)) > 2
+    assert named.width == 200
+
+
+def test_a_legend_has_room_for_its_longest_words():
+    tiny = with_legend(grey(8, 8), [(0, "a"), (1, "a name that is long " * 3)])
+    ink = np.asarray(tiny.convert("L")) < 128
+    assert tiny.width > 200
+    assert not ink[8:, -2:].any()
+    plain = with_legend(grey(8, 8), [])
+    assert plain.size == (8, 8)
+
+
+def test_the_words_of_a_legend_fit_the_picture_that_is_named():
+    large = grey(1600, 1200)
+    entries = [(0, "road")]
+    assert with_legend(large, entries, grey()).height < with_legend(large, entries).height

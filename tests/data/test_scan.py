@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mobilevit.data import picture_checks
 from mobilevit.data import scan as scanning
 from mobilevit.data.findings import Finding
 from mobilevit.data.folders import read_folders
@@ -146,7 +147,7 @@ def test_one_class(data):
 
 
 def test_pixels(data, monkeypatch):
-    monkeypatch.setattr(scanning, "_HUGE", 10_000)
+    monkeypatch.setattr(picture_checks, "_HUGE", 10_000)
     picture(data / "train" / "a" / "huge.png", 50, size=(200, 100))
     picture(data / "train" / "a" / "tiny.png", 51, size=(100, 20))
     Image.new("CMYK", (40, 40)).save(data / "train" / "b" / "cmyk.jpg")

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mobilevit.deployment.cost import count_multiply_adds, count_parameters
-from mobilevit.networks import create_model
+from mobilevit.networks import DeepLabV3, DeepLabV3Config, create_model
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,18 @@ def test_it_counts_what_one_counts_by_hand():
     network = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Flatten(), nn.Linear(8 * 16 * 8, 5))
     assert count_multiply_adds(network, (32, 16)) == 3 * 8 * 9 * 16 * 8 + 8 * 16 * 8 * 5
     assert count_parameters(network) == 3 * 8 * 9 + 8 + 8 * 16 * 8 * 5 + 5
+
+
+def test_an_auxiliary_head_is_not_counted():
+    def segmenter(aux):
+        backbone = create_model("mobilevit_xxs", num_classes=0, output_stride=16)
+        return DeepLabV3(backbone, DeepLabV3Config(aspp_width=16, aux=aux))
+
+    plain, taught = segmenter(aux=False), segmenter(aux=True)
+    assert count_parameters(taught) == count_parameters(plain)
+    assert sum(p.numel() for p in taught.parameters()) > count_parameters(plain)
+    size = (64, 64)
+    assert count_multiply_adds(taught, size) == count_multiply_adds(plain, size)
 
 
 def test_the_network_is_left_as_it_was():

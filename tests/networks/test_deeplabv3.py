@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models.segmentation import deeplabv3
 
-from mobilevit.deployment.contract import Contract
-from mobilevit.deployment.onnx import OnnxExporter
-from mobilevit.networks import DeepLabV3, DeepLabV3Config, create_model
+from mobilevit.deployment.cost import count_parameters
+from mobilevit.errors import UserError
+from mobilevit.networks import DeepLabV3, DeepLabV3Config, TimmFeatures, create_model
+from mobilevit.networks.deeplabv3 import ASPP, AuxiliaryHead
 from mobilevit.networks.inference import optimize
+from peers import enliven
 
 SMALL = ("mobilevit_xxs", "mobilevitv2_050")
 
 
-def make(name: str, output_stride: int = 16, **numbers: int) -> DeepLabV3:
+def make(name: str, output_stride: int = 16, **numbers: Any) -> DeepLabV3:
     """Make a small head on a backbone, its batch-norms doing something."""
     torch.manual_seed(0)
     backbone = create_model(name, num_classes=0, output_stride=output_stride)
@@ -102,9 +104,8 @@ def test_parameters_are_those_of_the_papers_networks(
 ) -> None:
     with torch.device("meta"):
         backbone = create_model(name, num_classes=0, output_stride=output_stride)
-        network = DeepLabV3(backbone, DeepLabV3Config(aspp_width=width))
-    count = sum(p.numel() for p in network.parameters()) / 1e6
-    assert round(count, len(str(millions).split(".")[1])) == millions
+        network = DeepLabV3(backbone, DeepLabV3Config(aspp_width=width, aux=output_stride == 8))
+    assert round(count_parameters(network) / 1e6, len(str(millions).split(".")[1])) == millions
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -149,6 +150,19 @@ def test_the_pyramid_sees_a_place_at_its_rates_and_the_whole_picture() -> None:
         for name, y in seen.items()
     }
     assert reached == {"0": [5], "1": [4, 5, 6], "2": [2, 5, 8], "3": [1, 5, 9], "pool": [0]}
+
+
+def test_the_pyramid_is_torchvisions_in_evaluation() -> None:
+    ours, theirs = enliven(ASPP(8, 12, (1, 2, 3))), deeplabv3.ASPP(8, [1, 2, 3], 12).eval()
+    state = ours.state_dict()
+    parts = ("branches.", "pool.", "project.")  # in the order that theirs has them
+    tensors = [tensor for part in parts for name, tensor in state.items() if name.startswith(part)]
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), tensors, strict=True)))
+    x = torch.rand(2, 8, 9, 7, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = theirs(x)
+        torch.testing.assert_close(ours(x), expected, atol=1e-5, rtol=1e-5)
+    assert expected.std() > 0.1
 
 
 def test_the_stages_are_the_backbones_and_its_classifier_is_left_out() -> None:
@@ -202,15 +216,58 @@ def test_exported_graph_has_nothing_that_converters_refuse(name: str) -> None:
         assert not any(word in str(node.target) for word in words), node
 
 
-def test_onnx_gives_the_same_logits(tmp_path: Path) -> None:
-    runtime = pytest.importorskip("onnxruntime")
-    network = make("mobilevit_xxs", 8)
-    contract = Contract("classification", tuple("abcde"), (64, 96), 96, "bilinear")
-    OnnxExporter().export(network, contract, tmp_path / "network.onnx")
-    session = runtime.InferenceSession(tmp_path / "network.onnx")
-    x = torch.rand(1, 3, 64, 96)
-    (logits,) = session.run(None, {"image": x.numpy()})
+# --- the auxiliary head ---
+
+
+@pytest.mark.parametrize(("width", "inner"), [(64, 128), (800, 200)])
+def test_the_auxiliary_head_has_the_numbers_of_the_papers_code(width: int, inner: int) -> None:
+    head = AuxiliaryHead(width, 5, DeepLabV3Config().aspp_dropout)
+    convs = [module for module in head.modules() if isinstance(module, nn.Conv2d)]
+    assert [conv.weight.shape for conv in convs] == [(inner, width, 3, 3), (5, inner, 1, 1)]
+    assert [conv.bias is not None for conv in convs] == [False, True]
+    assert head.dropout.p == 0.1
+
+
+@pytest.mark.parametrize("output_stride", [16, 8])
+def test_the_auxiliary_head_speaks_in_training_only(output_stride: int) -> None:
+    network, x = make("mobilevit_xxs", output_stride, aux=True), torch.rand(2, 3, 64, 96)
+    plain = make("mobilevit_xxs", output_stride)
+    plain.load_state_dict(network.state_dict(), strict=False)
     with torch.no_grad():
-        expected = network(x).numpy()
-    assert expected.std() > 0.1
-    np.testing.assert_allclose(logits, expected, atol=1e-4)
+        assert torch.equal(network(x), plain(x))
+        outputs = network.train()(x)
+    assert [y.shape for y in outputs] == [(2, 5, 64 // output_stride, 96 // output_stride)] * 2
+
+
+def test_the_auxiliary_head_teaches_the_stages_below_the_last() -> None:
+    network = make("mobilevit_xxs", aux=True).train()
+    _, aux = network(torch.rand(2, 3, 64, 64))
+    aux.square().sum().backward()
+    learnt = {k for k, p in network.named_parameters() if p.grad is not None}
+    below = ("backbone.stem.", *(f"backbone.stages.{i}." for i in range(4)), "aux.")
+    assert learnt == {k for k, _ in network.named_parameters() if k.startswith(below)}
+
+
+# --- networks of timm ---
+
+
+@pytest.mark.parametrize("output_stride", [16, 8])
+def test_it_stands_on_a_convolutional_network_of_timm(output_stride: int) -> None:
+    pytest.importorskip("timm")
+    backbone = TimmFeatures("mobilenetv3_small_050", output_stride=output_stride)
+    config = DeepLabV3Config(num_classes=5, aspp_width=16, aux=True)
+    network = enliven(DeepLabV3(backbone, config))
+    x = torch.rand(2, 3, 64, 96)
+    shape = (2, 5, 64 // output_stride, 96 // output_stride)
+    with torch.no_grad():
+        expected = network(x)
+        assert expected.shape == shape
+        torch.testing.assert_close(optimize(network)(x), expected, atol=1e-4, rtol=1e-4)
+        assert [y.shape for y in network.train()(x)] == [shape, shape]
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "edgenext_xx_small"])
+def test_networks_of_timm_that_take_no_output_stride_are_refused(name: str) -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(UserError, match=f"timm:{name}: timm cannot make it with output_stride=16"):
+        TimmFeatures(name, output_stride=16)

@@ -10,6 +10,7 @@ from torch import nn
 from mobilevit import Recipe, UserError, create_model, load_checkpoint
 from mobilevit.checkpoints import Checkpoint, architecture
 from mobilevit.deployment.contract import Contract
+from mobilevit.networks import DeepLabV3, DeepLabV3Config, TorchvisionLRASPP
 from mobilevit.training.parameters import blocks, freeze, parameter_groups
 from tiny import SETTINGS, fit_tiny
 
@@ -43,6 +44,26 @@ def test_blocks_are_in_the_order_of_the_computation(model: str, expected: list[s
     network = create_model(model, num_classes=2)
     names = {id(module): name for name, module in network.named_modules()}
     assert [names[id(block)] for block in blocks(network)] == expected
+
+
+@pytest.mark.parametrize("aux", [False, True])
+def test_of_a_segmenter_all_behind_the_backbone_learns_as_the_head(aux: bool) -> None:
+    backbone = create_model("mobilevit_xxs", num_classes=0, output_stride=16)
+    network = DeepLabV3(backbone, DeepLabV3Config(num_classes=3, aspp_width=16, aux=aux))
+    assert len(blocks(network)) == len(BLOCKS) - 1  # without final
+    scales = of_name(network, groups(network, head_lr="10x"), "lr_scale")
+    heads = {name for name, scale in scales.items() if scale == 10}
+    assert heads == {name for name in scales if not name.startswith("backbone.")}
+    assert {name.partition(".")[0] for name in heads} == {"aspp", "head", *(["aux"] * aux)}
+
+
+def test_of_torchvisions_segmenter_the_backbone_is_one_block() -> None:
+    network = TorchvisionLRASPP(3)
+    assert blocks(network) == [network.backbone]
+    scales = of_name(network, groups(network, head_lr="10x"), "lr_scale")
+    assert {name for name, scale in scales.items() if scale == 10} == {
+        name for name in scales if name.startswith("head.")
+    }
 
 
 def test_by_default_there_is_one_group_of_all_parameters_in_order() -> None:

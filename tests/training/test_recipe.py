@@ -207,7 +207,7 @@ def test_a_multiple_is_written_with_or_without_its_x(tmp_path: Path, written: st
 
 def test_only_recipes_that_start_from_weights_leave_the_network_open() -> None:
     open_ = [name for name in list_recipes() if load_recipe(name).model.model is None]
-    assert open_ == ["boxes", "finetune", "ssdlite_coco"]
+    assert open_ == ["boxes", "deeplabv3_voc", "finetune", "masks", "ssdlite_coco"]
     assert Recipe().model_name == "mobilevit_xxs"
     assert Recipe().override(model="mobilevit_s").model_name == "mobilevit_s"
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mobilevit.data.masks import MaskFile
 from mobilevit.errors import UserError
 from mobilevit.verbs.labelled import Labelled
 
@@ -55,3 +56,12 @@ def test_none_readable_is_an_error_that_names_the_first():
     found.check_readable({"data/a.jpg": "empty"})
     with pytest.raises(UserError, match=r"data: none of its 2 pictures.*data/a.jpg: empty"):
         found.check_readable({"data/a.jpg": "empty", "data/b.jpg": "gone"})
+
+
+def test_a_limit_takes_masks_by_their_pictures_names():
+    labels = tuple(MaskFile(path.with_suffix(".png"), {0: 0, 1: 1}, 4, 3) for path in PATHS)
+    found = Labelled(Path("data"), "val", tuple(PATHS), labels)
+    chosen = found.limited(17)
+    assert len(chosen) == 17
+    assert set(names(found.limited(9))) < set(names(chosen))
+    assert [label.path.stem for label in chosen.labels] == [path.stem for path in chosen.paths]

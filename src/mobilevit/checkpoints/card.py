@@ -8,6 +8,7 @@ from typing import Any
 from mobilevit.checkpoints.files import Checkpoint, family
 from mobilevit.deployment.contract import Contract
 from mobilevit.deployment.cost import count_parameters
+from mobilevit.training.recipe import OF_TASK
 
 PAPERS = {
     "mobilevit": "[MobileViT](https://arxiv.org/abs/2110.02178)",
@@ -17,21 +18,22 @@ PIPELINES = {"detection": "object-detection"}
 """What the hub calls a task, where it is not ``image-`` and its name."""
 SETTINGS = (
     *("epochs", "batch_size", "size", "sizes", "lr", "head_lr", "layer_lr", "freeze"),
-    *("weight_decay", "ema_decay", "flip", "seed"),
+    *("weight_decay", "label_smoothing", "ema_decay", "flip", "distort", "seed"),
 )
 """Settings of a recipe that a card names; one that is off is left out."""
-OF_TASK = {
-    "classification": ("label_smoothing", "crop_scale", "randaugment", "erase", "mixup", "cutmix"),
-    "detection": ("iou_crop", "zoom_out", "distort"),
-}
-"""Settings that only networks for a task are trained with."""
-SHARES = ("top1", "top5", "map", "ap50", "ap75", "recall")
+SHARES = (
+    *("top1", "top5", "map", "ap50", "ap75", "recall"),
+    *("miou", "pixel_accuracy", "mean_accuracy"),
+)
 """Metrics that a card names, in percent."""
 OUTPUTS = {
     "logits": "logits, one for each\nclass",
     "detections": "detections,\n(batch, 200, 6): left, top, right, bottom as shares of the sides, "
     "score, index of the class",
     "candidates": "candidates,\na box and the probability of each class for every anchor",
+    "pixel_logits": "pixel_logits,\n(batch, classes, height, width): one for each class and pixel",
+    "coarse_logits": "coarse_logits,\n(batch, classes, h, w), to be resized bilinearly: one for "
+    "each class",
 }
 NAMES_SHOWN = 20
 

@@ -29,11 +29,11 @@ _MARKS = {"transformers": "model_type", "timm": "architecture"}
 _TASKS = {"": "classification", "deeplabv3": "segmentation", "ssdlite": "detection"}
 _USUAL: dict[str, tuple[tuple[int, int], int | None]] = {
     "": ((256, 256), 288),
-    "deeplabv3": ((512, 512), 512),
+    "deeplabv3": ((512, 512), None),
     "ssdlite": ((320, 320), None),
 }
 """Task, and sizes in pixels that the authors evaluate at, by what stands on the backbone."""
-_OUTPUTS = {"ssdlite": "detections"}
+_OUTPUTS = {"ssdlite": "detections", "deeplabv3": "pixel_logits"}
 _KERNELS = {2: "bilinear", 3: "bicubic"}
 """Kernels by Pillow's numbers."""
 
@@ -99,6 +99,7 @@ def read_facts(
             size, resize, kernel, labels = _timm(configs[CONFIG], source)
         else:
             size, resize, kernel, labels = *_USUAL[known.head], "bilinear", None
+        resize = None if known.head else resize  # a crop would leave pixels without an answer
         class_names, notes = _class_names(labels, classes)
         flips = configs.get(PROCESSOR, {}).get("do_flip_channel_order")
     except (TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError) as error:
@@ -147,6 +148,8 @@ def write_configs(
         v1 = family(architecture) == "mobilevit"
         head = architecture.get("head")
         height, width = contract.size
+        shorter = {"shortest_edge": contract.resize}
+        sides = {"height": height, "width": width}
         config = {
             "num_channels": architecture["in_chans"],
             "image_size": height,
@@ -161,10 +164,10 @@ def write_configs(
         processor = {
             "image_processor_type": "MobileViTImageProcessor",
             "do_resize": True,
-            "size": {"shortest_edge": contract.resize or min(contract.size)},
+            "size": shorter if contract.resize else sides,
             "resample": {kernel: n for n, kernel in _KERNELS.items()}[contract.interpolation],
-            "do_center_crop": True,
-            "crop_size": {"height": height, "width": width},
+            "do_center_crop": contract.resize is not None,
+            "crop_size": sides,
             "do_rescale": True,
             "rescale_factor": 1 / 255,
             "do_flip_channel_order": (library, family(architecture)) in BLUE_FIRST,

@@ -30,10 +30,12 @@ from mobilevit.networks import (
     SSDLiteConfig,
     TimmFeatures,
     TimmNetwork,
+    TorchvisionLRASPP,
     TorchvisionSSDLite,
     create_model,
 )
 from mobilevit.networks.timm import PREFIX
+from mobilevit.networks.torchvision_lraspp import NAME as TORCHVISION_LRASPP
 from mobilevit.networks.torchvision_ssdlite import NAME as TORCHVISION_SSDLITE
 
 FORMAT = "mobilevit-1"
@@ -43,6 +45,11 @@ HEADS: dict[str, tuple[type[Any], type[Any]]] = {
     "ssdlite": (SSDLite, SSDLiteConfig),
 }
 """What stands on a backbone, by name: network and configuration."""
+_WHOLE: dict[str, tuple[type[Any], str]] = {
+    TORCHVISION_LRASPP: (TorchvisionLRASPP, "deeplabv3"),
+    TORCHVISION_SSDLITE: (TorchvisionSSDLite, "ssdlite"),
+}
+"""Networks of torchvision, by name: the class, and the head in whose stead it is trained."""
 _WIDTHS = ("num_classes", "img_size", "embed_dim")
 """Numbers of timm's networks that make them wide; any other one may make them deep."""
 
@@ -84,8 +91,8 @@ def architecture(name: str, network: nn.Module) -> dict[str, Any]:
     """
     if isinstance(network, TimmNetwork):
         return {"model": name, **network.numbers}
-    if isinstance(network, TorchvisionSSDLite):
-        return {"model": name, "head": {"type": "ssdlite", **network.numbers}}
+    if isinstance(network, (TorchvisionLRASPP, TorchvisionSSDLite)):
+        return {"model": name, "head": {"type": _WHOLE[name][1], **network.numbers}}
     if isinstance(network, Backbone):
         numbers = asdict(network.config)
         return {"model": name, **numbers, "num_classes": network.num_classes}
@@ -108,10 +115,12 @@ def build(told: Mapping[str, Any]) -> nn.Module:
         KeyError, TypeError, ValueError, UserError: when it tells no network.
     """
     model, numbers = told["model"], _numbers(told, "model", "head")
-    if model == TORCHVISION_SSDLITE:
-        if "head" not in told:
-            raise UserError(f"{model} is a detector: train it with --head ssdlite.")
-        return TorchvisionSSDLite(told["head"]["num_classes"])
+    if model in _WHOLE:
+        whole, instead = _WHOLE[model]
+        if told.get("head", {}).get("type") != instead:
+            raise UserError(f"{model} is trained with --head {instead}, and with nothing else.")
+        made: nn.Module = whole(told["head"]["num_classes"])
+        return made
     timm = model.removeprefix(PREFIX) if model.startswith(PREFIX) else ""
     if "head" not in told:
         return TimmNetwork(timm, **numbers) if timm else create_model(model, **numbers)
@@ -124,7 +133,7 @@ def build(told: Mapping[str, Any]) -> nn.Module:
 def title(told: Mapping[str, Any]) -> str:
     """Return how people call a network: ``mobilevit_s``, or ``deeplabv3 on mobilevit_s``."""
     model: str = told["model"]
-    return f"{told['head']['type']} on {model}" if "head" in told else model
+    return model if "head" not in told or model in _WHOLE else f"{told['head']['type']} on {model}"
 
 
 def family(told: Mapping[str, Any]) -> str:

@@ -27,7 +27,13 @@ from mobilevit.checkpoints.recognition import OURS, architecture_of, recognise
 from mobilevit.checkpoints.transfer import STEM, Transfer, match, transfer
 from mobilevit.errors import UserError, unknown
 from mobilevit.files import find_model, has_weights
-from mobilevit.networks import Backbone, FeatureExtractor, SSDLite, TorchvisionSSDLite
+from mobilevit.networks import (
+    Backbone,
+    FeatureExtractor,
+    TimmNetwork,
+    TorchvisionLRASPP,
+    TorchvisionSSDLite,
+)
 from mobilevit.networks import create_model as make
 from mobilevit.weights import is_shipped, shipped
 
@@ -225,12 +231,12 @@ def backbone_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 def tensors_for(network: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Return a checkpoint's tensors under the names that a network has for the same parts."""
-    if isinstance(network, TorchvisionSSDLite):
+    if isinstance(network, (TorchvisionLRASPP, TorchvisionSSDLite)):
         return dict(checkpoint.network.state_dict())
-    if not isinstance(network, SSDLite):
+    if isinstance(network, (Backbone, TimmNetwork)):
         return backbone_tensors(checkpoint)
     backbone, head = split_tensors(checkpoint)
-    same = checkpoint.architecture.get("head", {}).get("type") == "ssdlite"
+    same = type(network) is type(checkpoint.network)
     named = {BACKBONE + name: tensor for name, tensor in backbone.items()}
     return named | (head if same else {})
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilevit.errors import UserError
-from mobilevit.networks import SSDLite, TimmNetwork
+from mobilevit.networks import DeepLabV3, SSDLite, TimmNetwork
 
 STEM = "stem.conv.weight"
 OPTIONAL = ("head.", "final.")
@@ -89,6 +89,9 @@ def match(
     elif isinstance(network, SSDLite):
         heads = tuple(f"heads.{i}.predict." for i in range(len(network.heads)))
         optional = ("extras.", "heads.")
+    elif isinstance(network, DeepLabV3):
+        heads = ("head.", "aux.predict.")
+        optional = ("aspp.", "aux.", "head.")
     chosen: dict[str, Tensor] = {}
     adapted, new = {}, []
     for name, mine in own.items():

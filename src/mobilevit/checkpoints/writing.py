@@ -15,7 +15,7 @@ from torch import Tensor
 from mobilevit.checkpoints.adapters import ADAPTERS, HEAD_ADAPTERS
 from mobilevit.checkpoints.adapters.cvnets import ENCODER
 from mobilevit.checkpoints.configs import BLUE_FIRST, write_configs
-from mobilevit.checkpoints.files import Checkpoint, family, save_checkpoint
+from mobilevit.checkpoints.files import Checkpoint, build, family, save_checkpoint
 from mobilevit.checkpoints.hub import save_folder
 from mobilevit.checkpoints.pretrained import load_pretrained, split_tensors
 from mobilevit.checkpoints.recognition import LIBRARIES, OURS
@@ -55,6 +55,8 @@ def save_for(checkpoint: Checkpoint, target: Path, library: str) -> None:
     if bare and target.exists():
         raise UserError(f"{target}: it exists. Choose another name, or remove it.")
     _check_holds(checkpoint.architecture, library, bare)
+    if library != OURS:
+        checkpoint = _without_aux(checkpoint)
     if bare:
         make_folder(target.parent)
         with replacing(target) as beside:
@@ -108,6 +110,18 @@ def _check_holds(architecture: Mapping[str, Any], library: str, bare: bool) -> N
                 f"{architecture[key]}; it cannot be described to it"
                 f"{' by a file without config.json' if bare else ''}."
             )
+
+
+def _without_aux(checkpoint: Checkpoint) -> Checkpoint:
+    """Return a checkpoint without an auxiliary head, which no evaluation needs."""
+    head = checkpoint.architecture.get("head", {})
+    if not head.get("aux"):
+        return checkpoint
+    told = {**checkpoint.architecture, "head": {**head, "aux": False}}
+    network = build(told).eval()
+    tensors = checkpoint.network.state_dict()
+    network.load_state_dict({name: tensors[name] for name in network.state_dict()})
+    return replace(checkpoint, network=network, architecture=told)
 
 
 def _read_back(checkpoint: Checkpoint, path: Path, library: str) -> None:

@@ -29,7 +29,7 @@ _PICTURES = {"coco": coco.PICTURES, "yolo": yolo.PICTURES, "voc": voc.PICTURES}
 
 
 @contextmanager
-def _reading() -> Iterator[None]:
+def reading() -> Iterator[None]:
     """Turn what the system refuses to read into a ``UserError``."""
     try:
         yield
@@ -39,7 +39,7 @@ def _reading() -> Iterator[None]:
         ) from error
 
 
-@_reading()
+@reading()
 def box_format(data: str | Path) -> BoxFormat | None:
     """Return which format of boxes a path holds, or nothing; files are not read whole.
 
@@ -60,7 +60,7 @@ def box_format(data: str | Path) -> BoxFormat | None:
     return None
 
 
-@_reading()
+@reading()
 def read_boxes(data: str | Path, val_fraction: float | None = 0.2) -> Folders[Boxes]:
     """Find the pictures of a data set, and the boxes on them.
 
@@ -83,7 +83,7 @@ def read_boxes(data: str | Path, val_fraction: float | None = 0.2) -> Folders[Bo
     format = box_format(data)
     if format is None:
         raise _no_boxes(data)
-    raw = _distinct(_READERS[format](data), data)
+    raw = distinct(_READERS[format](data), data)
     splits = {split: clean(found, raw.problems) for split, found in raw.splits.items()}
     train, val = splits["train"], splits.get("val", [])
     findings = raw.problems.findings()
@@ -156,7 +156,7 @@ def splits_of(folders: Folders[Boxes]) -> dict[str, tuple[Sample[Boxes], ...]]:
     return {split: samples for split, samples in splits.items() if samples}
 
 
-def _distinct(raw: RawSet, data: Path) -> RawSet:
+def distinct(raw: RawSet, data: Path) -> RawSet:
     """Drop classes without boxes that have the name of another, such as a supercategory."""
     pictures = [picture for split in raw.splits.values() for picture in split]
     used = {box.label for picture in pictures for box in picture.boxes}

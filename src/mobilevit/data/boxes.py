@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilevit.data.masks import Mask
+
 
 class Box(NamedTuple):
     """A box on a picture.
@@ -72,14 +74,20 @@ class Boxes:
         return np.array([b.label for b in self.items if ignored or not b.ignored], np.int64)
 
 
-def classes_of(label: int | Boxes) -> list[int]:
-    """Return the index of a class for every box, or the one that the label is."""
-    return [label] if isinstance(label, int) else [box.label for box in label.items]
+def classes_of(label: int | Boxes | Mask) -> list[int]:
+    """Return the classes of a label: the one it is, that of every box, or those of its pixels."""
+    if isinstance(label, int):
+        return [label]
+    if isinstance(label, Boxes):
+        return [box.label for box in label.items]
+    return label.classes()
 
 
-def relabelled(label: int | Boxes, indices: Sequence[int]) -> int | Boxes:
+def relabelled(label: int | Boxes | Mask, indices: Sequence[int]) -> int | Boxes | Mask:
     """Return a label with ``indices[i]`` in place of the class ``i``."""
     if isinstance(label, int):
         return indices[label]
-    items = tuple(box._replace(label=indices[box.label]) for box in label.items)
-    return replace(label, items=items)
+    if isinstance(label, Boxes):
+        items = tuple(box._replace(label=indices[box.label]) for box in label.items)
+        return replace(label, items=items)
+    return label.relabelled(indices)

@@ -6,7 +6,7 @@ import errno
 import json
 import mmap
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,14 @@ WRONG_AREA = Kind(
 )
 
 _KEYS = ("images", "annotations", "categories")
-_PREFIX = "instances_"
+_PREFIXES = ("instances_", "panoptic_")
+_PANOPTIC = "segments_info"
 _ROBOFLOW = "_annotations.coco.json"
 
 
 def is_coco(path: Path) -> bool:
     """Tell whether a path is such a file, or a folder that holds some."""
-    return _is_coco_file(path) or (path.is_dir() and bool(_files(path)))
+    return bool(find_files(path))
 
 
 def read(data: Path) -> RawSet:
@@ -64,15 +65,15 @@ def read(data: Path) -> RawSet:
     Raises:
         UserError: when there is no file to train on or several, or when one is broken.
     """
-    files = {"train": data} if data.is_file() else _one_each(data, _files(data))
+    files = one_each(data, find_files(data))
     problems = Problems()
-    contents = {split: _load(file) for split, file in files.items()}
-    classes = _classes(contents["train"], files["train"])
+    contents = {split: load(file) for split, file in files.items()}
+    classes = read_classes(contents["train"], files["train"])
     ids = sorted(classes)
     splits = {}
     for split, content in contents.items():
-        own = _classes(content, files[split]) or classes
-        labels = _labels(own, classes, files[split], problems)
+        own = read_classes(content, files[split]) or classes
+        labels = match_classes(own, classes, files[split], problems)
         splits[split] = _pictures(content, files[split], labels, problems)
     return RawSet(tuple(classes[number] for number in ids), tuple(ids), splits, problems)
 
@@ -121,26 +122,52 @@ def write(
         file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
-def _is_coco_file(path: Path) -> bool:
-    """Look for the three keys without parsing the file, which may have hundreds of megabytes."""
+def is_instances(path: Path) -> bool:
+    """Tell whether a path is a file of boxes and outlines, each of one thing."""
+    return _holds(path, _KEYS) and not is_panoptic(path)
+
+
+def is_panoptic(path: Path) -> bool:
+    """Tell whether a path is a file of segments, whose pixels lie in pictures of their own."""
+    return _holds(path, (*_KEYS, _PANOPTIC))
+
+
+def _holds(path: Path, keys: Iterable[str]) -> bool:
+    """Look for keys in a JSON file without parsing it, for it may have hundreds of megabytes."""
     if path.suffix.lower() != ".json" or not path.is_file() or not path.stat().st_size:
         return False
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        return all(text.find(f'"{key}"'.encode()) >= 0 for key in _KEYS)
+        return all(text.find(f'"{key}"'.encode()) >= 0 for key in keys)
 
 
-def _files(folder: Path) -> list[tuple[str, Path]]:
-    """Return the files of a folder, each with the split that its name tells."""
-    found = [(split_of(file.parent.name), file) for file in sorted(folder.glob(f"*/{_ROBOFLOW}"))]
+def find_files(
+    data: Path, is_kind: Callable[[Path], bool] = is_instances
+) -> list[tuple[str, Path]]:
+    """Return the files that a path holds, or is, each with the split that its name tells.
+
+    Args:
+        data: a file or a folder.
+        is_kind: tells which files count.
+    """
+    if data.is_file():
+        return [("train", data)] if is_kind(data) else []
+    if not data.is_dir():
+        return []
+    found = [(split_of(file.parent.name), file) for file in sorted(data.glob(f"*/{_ROBOFLOW}"))]
     if not found:
-        files = sorted((*folder.glob("*.json"), *folder.glob("annotations/*.json")))
-        found = [(split_of(file.stem.removeprefix(_PREFIX)), file) for file in files]
-    coco = [(split, file) for split, file in found if _is_coco_file(file)]
+        files = sorted((*data.glob("*.json"), *data.glob("annotations/*.json")))
+        found = [(split_of(_bare_name(file)), file) for file in files]
+    coco = [(split, file) for split, file in found if is_kind(file)]
     named = [(split, file) for split, file in coco if split]
     return named or [("train", file) for _, file in coco]
 
 
-def _one_each(folder: Path, files: Sequence[tuple[str, Path]]) -> dict[str, Path]:
+def one_each(folder: Path, files: Sequence[tuple[str, Path]]) -> dict[str, Path]:
+    """Return the file of each split.
+
+    Raises:
+        UserError: when there are several, or none to train on.
+    """
     chosen: dict[str, Path] = {}
     for split, file in files:
         if split in chosen:
@@ -159,7 +186,12 @@ def _one_each(folder: Path, files: Sequence[tuple[str, Path]]) -> dict[str, Path
     return chosen
 
 
-def _load(file: Path) -> dict[str, list[dict[str, Any]]]:
+def load(file: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the lists of a file.
+
+    Raises:
+        UserError: when it is no such file.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
@@ -179,8 +211,12 @@ def _load(file: Path) -> dict[str, list[dict[str, Any]]]:
     return {key: content[key] for key in _KEYS}
 
 
-def _classes(content: Mapping[str, list[dict[str, Any]]], file: Path) -> dict[int, str]:
-    """Return the names of the classes by their numbers."""
+def read_classes(content: Mapping[str, list[dict[str, Any]]], file: Path) -> dict[int, str]:
+    """Return the names of the classes by their numbers.
+
+    Raises:
+        UserError: when one of them has none, or the number of another.
+    """
     classes: dict[int, str] = {}
     for entry in content["categories"]:
         number, name = entry.get("id"), entry.get("name")
@@ -193,7 +229,7 @@ def _classes(content: Mapping[str, list[dict[str, Any]]], file: Path) -> dict[in
     return classes
 
 
-def _labels(
+def match_classes(
     own: Mapping[int, str], classes: Mapping[int, str], file: Path, problems: Problems
 ) -> dict[int, int | None]:
     """Return the index of each class of a split, by its number there.
@@ -235,15 +271,14 @@ def _pictures(
         labels: the index of each class by its number; ``None`` for one that is left out.
         problems: gathers what is wrong.
     """
-    folders = _picture_folders(file)
+    folders = picture_folders(file)
     pictures: dict[int | str, RawPicture | None] = {}
     for entry in content["images"]:
         number, name = entry.get("id"), entry.get("file_name")
         if not isinstance(number, (int, str)) or not isinstance(name, str) or number in pictures:
             problems.add(BROKEN_LABEL, file, f"image {entry} without a file_name or id of its own")
             continue
-        places = [folder / name.replace("\\", "/") for folder in folders]
-        path = next((place for place in places if _is_file(place)), None)
+        path = find_picture(name, folders)
         if path is None:
             looked = ", ".join(map(str, folders))
             problems.add(LABEL_WITHOUT_PICTURE, file, f"'{name}', looked for in {looked}")
@@ -272,19 +307,34 @@ def _pictures(
                     *(left, top, left + width, top + height, label, which),
                     ignored=bool(entry.get("iscrowd")),
                     area=area,
+                    outlines=entry.get("segmentation"),
                 )
             )
     return [picture for picture in pictures.values() if picture]
 
 
-def _picture_folders(file: Path) -> list[Path]:
-    own = file.stem.removeprefix(_PREFIX)
+def picture_folders(file: Path) -> list[Path]:
+    """Return where the pictures of a file may lie."""
+    own = _bare_name(file)
     names = ["", own, split_of(own) or own]
     roots = [file.parent, *([file.parent.parent] if file.parent.name == "annotations" else [])]
     folders = [
         root / images / name for root in roots for images in ("", "images") for name in names
     ]
     return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+
+
+def _bare_name(file: Path) -> str:
+    name = file.stem
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def find_picture(name: str, folders: Iterable[Path]) -> Path | None:
+    """Return the first file of a name, as a JSON file has it, in some folders."""
+    places = (folder / name.replace("\\", "/") for folder in folders)
+    return next((place for place in places if _is_file(place)), None)
 
 
 def _is_file(path: Path) -> bool:

@@ -25,7 +25,7 @@ def check_copies(readable: Sequence[Entry], class_names: Sequence[str]) -> Itera
     across: list[Entry] = []
     within: list[Entry] = []
     for group in _copies(readable):
-        if len({_meaning(entry.sample.label) for entry in group}) > 1:
+        if len({_meaning(entry) for entry in group}) > 1:
             conflicts += group
         if len({entry.split for entry in group}) > 1:
             across += group
@@ -44,7 +44,7 @@ def check_copies(readable: Sequence[Entry], class_names: Sequence[str]) -> Itera
         labels = {
             class_names[label] for entry in conflicts for label in classes_of(entry.sample.label)
         }
-        what = "boxes" if isinstance(conflicts[0].sample.label, Boxes) else "classes"
+        what = {int: "classes", Boxes: "boxes"}.get(type(conflicts[0].sample.label), "masks")
         yield Finding(
             "warning",
             "label-conflict",
@@ -61,8 +61,11 @@ def check_copies(readable: Sequence[Entry], class_names: Sequence[str]) -> Itera
         )
 
 
-def _meaning(label: int | Boxes) -> Hashable:
+def _meaning(entry: Entry) -> Hashable:
     """Return what the labels of copies have in common; formats of boxes round differently."""
+    if entry.record.pixels:
+        return frozenset(entry.record.pixels.classes.items())
+    label: int | Boxes = entry.sample.label
     if isinstance(label, int):
         return label
     return frozenset((*map(round, box[:4]), box.label) for box in label.items)

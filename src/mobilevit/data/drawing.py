@@ -1,4 +1,4 @@
-"""Words and boxes drawn on pictures, legible on any of them."""
+"""Words, boxes and masks drawn on pictures, legible on any of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from functools import lru_cache
 from typing import TypeVar
 from zlib import crc32
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from mobilevit.data.masks import IGNORED
 
 TILE = 400
 """Longer side of a picture in a mosaic, in pixels."""
@@ -19,6 +23,8 @@ _FONTS = ("DejaVuSans.ttf", "arial.ttf", "Arial.ttf")
 _GOLDEN = 0.6180339887
 _BRIGHTEST = 0.7
 _GAP = 8
+_SHADES = ((0.75, 1.0), (0.95, 0.7), (0.45, 0.95))  # saturation and value
+_STRIPES = np.array([(40, 40, 40), (200, 200, 200)], np.uint8)
 
 Rectangle = tuple[int, int, int, int]
 Item = TypeVar("Item")
@@ -71,6 +77,52 @@ def draw_boxes(
     return drawn
 
 
+def draw_mask(picture: Image.Image, mask: NDArray[np.uint8]) -> Image.Image:
+    """Return a picture under the half transparent colours of its classes.
+
+    Args:
+        picture: RGB.
+        mask: (H, W) indices of classes, of any size; ``IGNORED`` is striped in grey.
+    """
+    if mask.shape != (picture.height, picture.width):
+        mask = np.asarray(Image.fromarray(mask).resize(picture.size, Image.Resampling.NEAREST))
+    painted = _paint(mask, max(3, min(picture.size) // 60))
+    return Image.blend(picture, Image.fromarray(painted), 0.5)
+
+
+def with_legend(
+    picture: Image.Image, entries: Sequence[tuple[int, str]], like: Image.Image | None = None
+) -> Image.Image:
+    """Return a picture with the colours of classes and words for them below it, on white.
+
+    Args:
+        picture: RGB; it is widened where a line of words needs more room.
+        entries: for each class its index and its words; with none of them it is a plain copy.
+        like: the picture whose size the words are to fit; none: the picture itself.
+    """
+    if not entries:
+        return picture.copy()
+    font = font_for(like or picture)
+    side = round(font.getbbox("Ég")[3])
+    step, margin = side + side // 3, side // 2
+    ends = [2 * margin + side + round(font.getlength(words)) for _, words in entries]
+    width = max(picture.width, margin + max(ends))
+    places, x, y = [], margin, picture.height + margin
+    for end in ends:
+        if x + end > width:
+            x, y = margin, y + step
+        places.append((x, y))
+        x += end + margin
+    whole = Image.new("RGB", (width, y + step), "white")
+    whole.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(whole)
+    for (x, y), (index, words) in zip(places, entries, strict=True):
+        swatch = np.full((side, side), index, np.uint8)
+        whole.paste(Image.fromarray(_paint(swatch, max(2, side // 4))), (x, y))
+        draw.text((x + side + margin // 2, y), words, "black", font)
+    return whole
+
+
 def titled(picture: Image.Image, title: str) -> Image.Image:
     """Return a picture with a line of words above it, on white."""
     font = font_for(picture)
@@ -115,6 +167,14 @@ def colour_of(name: str) -> tuple[int, int, int]:
     return round(red * scale), round(green * scale), round(blue * scale)
 
 
+def class_colour(index: int) -> tuple[int, int, int]:
+    """Return the colour of a class in masks: unlike that of every class near it in number."""
+    turn, shade = divmod(index, len(_SHADES))
+    hue = 0.58 + turn * _GOLDEN + shade / len(_SHADES)
+    red, green, blue = colorsys.hsv_to_rgb(hue % 1, *_SHADES[shade])
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
 def font_for(picture: Image.Image) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     """Return a font that can be read on a picture of this size."""
     return _font(max(11, round(min(picture.size) / 28)))
@@ -129,6 +189,17 @@ def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
         except OSError:
             continue
     return ImageFont.load_default(size)
+
+
+def _paint(mask: NDArray[np.uint8], stripe: int) -> NDArray[np.uint8]:
+    """Return the colours (H, W, 3) of a mask, with stripes so many pixels wide where ignored."""
+    painted = np.array([class_colour(index) for index in range(IGNORED + 1)], np.uint8)[mask]
+    ignored = mask == IGNORED
+    if ignored.any():
+        rows, columns = (np.arange(side) % (2 * stripe) for side in mask.shape)
+        second = (rows[:, None] + columns) // stripe % 2
+        painted[ignored] = _STRIPES[second[ignored]]
+    return painted
 
 
 def _place(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mobilevit.data.boxes import Box, Boxes
 from mobilevit.data.decoding import Picture, PictureError
@@ -24,7 +24,7 @@ LARGEST_SIDE = 1_000_000
 ROUNDING = 1.0
 """Pixels that formats and tools differ in where a box ends."""
 
-_SPLIT = re.compile(r"(?:(train)|(val)(?:id(?:ation)?)?|(test))[\d_-]*")
+_SPLIT = re.compile(r"(?:(train)(?:ing)?|(val)(?:id(?:ation)?)?|(test))[\d_-]*")
 
 
 class Kind(NamedTuple):
@@ -165,6 +165,7 @@ class RawBox(NamedTuple):
         number: how its owner finds it in the file: COCO's id, YOLO's line, VOC's place.
         ignored: see ``Box``.
         area: see ``Box``.
+        outlines: of the object in it, as COCO has them, if the file does.
     """
 
     left: float
@@ -175,6 +176,7 @@ class RawBox(NamedTuple):
     number: object
     ignored: bool = False
     area: float | None = None
+    outlines: Any = None
 
 
 @dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -16,16 +15,19 @@ from mobilevit.data.box_checks import box_sizes, check_boxes
 from mobilevit.data.boxes import Boxes
 from mobilevit.data.copies import check_copies
 from mobilevit.data.decoding import Picture, PictureError
-from mobilevit.data.findings import Finding, by_severity, counted, listed
-from mobilevit.data.folders import Folders, Sample, fingerprint, is_picture
+from mobilevit.data.findings import Finding, by_severity
+from mobilevit.data.folders import Folders, Sample, fingerprint
+from mobilevit.data.mask_checks import Tally, check_masks, count_masks
+from mobilevit.data.masks import Mask, MaskFile, Pixels
+from mobilevit.data.picture_checks import (
+    check_counts,
+    check_ignored,
+    check_imbalance,
+    check_pixels,
+    check_reading,
+)
 
 _WORTH_A_POOL = 200
-_FEW = 10
-_IMBALANCE = 10
-_TINY = 32
-_HUGE = 50_000_000
-_USUAL_MODES = {"RGB", "L"}
-_FOREIGN_PHOTOS = {".heic", ".heif", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".psd", ".svg"}
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,15 @@ class Scan:
     Attributes:
         findings: errors first, then warnings, then the rest.
         unreadable: the pictures to leave out.
-        counts: readable pictures, or the boxes on them, by split (``"train"``, ``"val"``, and
-            ``"test"`` if there is one) and class.
+        counts: readable pictures, or the boxes on them, or the pixels of their masks, by split
+            (``"train"``, ``"val"``, and ``"test"`` if there is one) and class.
         sizes: of the readable pictures; ``None`` where there are none.
         pictures: readable ones, by split.
         box_sizes: boxes by split and by their size in pixels at the size trained at; empty where
             labels are no boxes.
+        holders: pictures with a pixel of a class, by split and class; empty where labels are no
+            masks.
+        ignored_pixels: pixels without a class, by split; likewise.
     """
 
     findings: tuple[Finding, ...]
@@ -57,6 +62,8 @@ class Scan:
     sizes: Sizes | None
     pictures: dict[str, int] = field(default_factory=dict)
     box_sizes: dict[str, dict[str, int]] = field(default_factory=dict)
+    holders: dict[str, dict[str, int]] = field(default_factory=dict)
+    ignored_pixels: dict[str, int] = field(default_factory=dict)
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -77,6 +84,8 @@ class Scan:
             "sizes": asdict(self.sizes) if self.sizes else None,
             "pictures": self.pictures,
             "box_sizes": self.box_sizes,
+            "holders": self.holders,
+            "ignored_pixels": self.ignored_pixels,
         }
 
 
@@ -90,6 +99,7 @@ class Record(NamedTuple):
         mode: Pillow's name of its pixels.
         digest: the same for copies of a file.
         turned: whether it lies on its side in the file.
+        pixels: of its mask, if it has one.
     """
 
     reason: str = ""
@@ -98,6 +108,7 @@ class Record(NamedTuple):
     mode: str = ""
     digest: str = ""
     turned: bool = False
+    pixels: Pixels | None = None
 
 
 class Entry(NamedTuple):
@@ -124,31 +135,47 @@ def scan(
     if folders.test:
         splits["test"] = folders.test
     placed = [(split, sample) for split, samples in splits.items() for sample in samples]
-    paths = [sample.path for _, sample in placed]
-    records = _inspect_all(paths, usable_cores() if workers is None else workers)
+    records = _inspect_all(
+        [
+            (sample.path, sample.label if isinstance(sample.label, Mask) else None)
+            for _, sample in placed
+        ],
+        usable_cores() if workers is None else workers,
+    )
     if progress:
-        records = _with_bar(records, len(paths))
+        records = _with_bar(records, len(placed))
     entries = [
         Entry(sample, split, record)
         for (split, sample), record in zip(placed, records, strict=True)
     ]
     readable = [entry for entry in entries if not entry.record.reason]
     counts = {split: dict.fromkeys(folders.class_names, 0) for split in splits}
-    for sample, split, _ in readable:
-        is_class = isinstance(sample.label, int)
-        for label in [sample.label] if is_class else sample.label.labels():
-            counts[split][folders.class_names[label]] += 1
+    tallies: dict[str, Tally] = {}
     has_boxes = any(isinstance(sample.label, Boxes) for _, sample in placed)
+    if any(isinstance(sample.label, Mask) for _, sample in placed):
+        for split in splits:
+            of_split = [entry for entry in readable if entry.split == split]
+            tallies[split] = count_masks(of_split, folders.class_names)
+        counts = {split: tally.pixels for split, tally in tallies.items()}
+        of_labels = [*check_masks(readable, tallies)]
+    else:
+        for sample, split, _ in readable:
+            is_class = isinstance(sample.label, int)
+            for label in [sample.label] if is_class else sample.label.labels():
+                counts[split][folders.class_names[label]] += 1
+        things = "boxes" if has_boxes else "pictures"
+        of_labels = [
+            *(check_boxes(readable, counts, size) if has_boxes else check_counts(counts)),
+            *check_imbalance(counts["train"], things),
+        ]
     told = {finding.check for finding in folders.findings}  # nothing is said twice
-    of_labels = check_boxes(readable, counts, size) if has_boxes else _check_counts(counts)
     findings = [
         *folders.findings,
-        *_check_reading(entries),
+        *check_reading(entries),
         *(finding for finding in of_labels if finding.check not in told),
-        *_check_imbalance(counts["train"], "boxes" if has_boxes else "pictures"),
         *check_copies(readable, folders.class_names),
-        *_check_pixels(readable),
-        *_check_ignored(folders),
+        *check_pixels(readable),
+        *check_ignored(folders),
     ]
     return Scan(
         findings=by_severity(findings),
@@ -157,6 +184,8 @@ def scan(
         sizes=_sizes(readable),
         pictures={split: sum(entry.split == split for entry in readable) for split in splits},
         box_sizes=box_sizes(readable, size) if has_boxes else {},
+        holders={split: tally.holders for split, tally in tallies.items()},
+        ignored_pixels={split: tally.ignored for split, tally in tallies.items()},
     )
 
 
@@ -178,33 +207,39 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _inspect(path: Path) -> Record:
-    """Decode one picture. The smallest scale of a JPEG still reads its file to the end."""
+def _inspect(pair: tuple[Path, Mask | None]) -> Record:
+    """Decode one picture and count its mask's pixels, if it has one.
+
+    The smallest scale of a JPEG still reads its file to the end.
+    """
+    path, mask = pair
     try:
         with Picture(path) as picture:
             picture.decode(reduce=8)
             size = (picture.width, picture.height)
-            return Record("", *size, picture.mode, fingerprint(path), picture.turned)
+            pixels = mask.count() if mask else None
+            return Record("", *size, picture.mode, fingerprint(path), picture.turned, pixels)
     except PictureError as error:
-        return Record(reason=str(error).removeprefix(f"{path}: "))
+        file = mask.path if isinstance(mask, MaskFile) else path
+        return Record(reason=str(error).removeprefix(f"{path}: ").removeprefix(f"{file}: "))
     except OSError as error:
         return Record(reason=str(error))
 
 
-def _inspect_all(paths: Sequence[Path], workers: int) -> Iterator[Record]:
-    """Yield a record for each path, in order."""
+def _inspect_all(pairs: Sequence[tuple[Path, Mask | None]], workers: int) -> Iterator[Record]:
+    """Yield a record for each picture and its mask, in order."""
     done = 0
-    if workers > 1 and len(paths) >= _WORTH_A_POOL:
+    if workers > 1 and len(pairs) >= _WORTH_A_POOL:
         size = min(workers, 32)
         try:
             with ProcessPoolExecutor(size) as pool:
-                for record in pool.map(_inspect, paths, chunksize=_chunk(len(paths), size)):
+                for record in pool.map(_inspect, pairs, chunksize=_chunk(len(pairs), size)):
                     yield record
                     done += 1
         except BrokenProcessPool:
             # Started from a script without a main guard, processes cannot start: go on here.
             pass
-    yield from map(_inspect, paths[done:])
+    yield from map(_inspect, pairs[done:])
 
 
 def _chunk(pictures: int, workers: int) -> int:
@@ -244,118 +279,3 @@ def _sizes(readable: Sequence[Entry]) -> Sizes | None:
         spread([entry.record.width for entry in readable]),
         spread([entry.record.height for entry in readable]),
     )
-
-
-def _check_reading(entries: Sequence[Entry]) -> Iterator[Finding]:
-    kinds: dict[str, list[Entry]] = defaultdict(list)
-    for entry in entries:
-        if entry.record.reason:
-            kinds[entry.record.reason.partition(" (")[0]].append(entry)
-    for kind, group in kinds.items():
-        reason = kind.rstrip(".") + "." if len(group) > 1 else group[0].record.reason
-        yield Finding(
-            "warning",
-            "unreadable-picture",
-            f"{_count(group)} cannot be read and will be left out: {reason}",
-            _paths(group),
-        )
-
-
-def _check_counts(counts: dict[str, dict[str, int]]) -> Iterator[Finding]:
-    train, val = counts["train"], counts["val"]
-    if len(train) == 1:
-        yield Finding(
-            "error", "one-class", f"'{next(iter(train))}' is the only class; add another."
-        )
-    if empty := [name for name, count in train.items() if not count]:
-        yield Finding(
-            "error",
-            "class-without-pictures",
-            f"no readable picture to train on in {listed(empty)}, which would silently teach "
-            "nothing. Add pictures, or remove the folder.",
-        )
-    if empty := [name for name, count in val.items() if not count]:
-        yield Finding(
-            "warning",
-            "class-without-pictures",
-            f"no readable picture to validate on in {listed(empty)}, so that it goes unmeasured.",
-        )
-    some = {name: count for name, count in train.items() if count}
-    if few := [f"{name} ({count})" for name, count in some.items() if count < _FEW]:
-        yield Finding(
-            "warning", "few-pictures", f"fewer than {_FEW} pictures to train on in {listed(few)}."
-        )
-
-
-def _check_imbalance(counts: dict[str, int], things: str) -> Iterator[Finding]:
-    some = {name: count for name, count in counts.items() if count}
-    if not some:
-        return
-    least, most = min(some, key=some.__getitem__), max(some, key=some.__getitem__)
-    if some[most] > _IMBALANCE * some[least]:
-        yield Finding(
-            "warning",
-            "imbalance",
-            f"{most} has {some[most]:,} {things} to train on and {least} has {some[least]:,}; "
-            "rare classes are learnt badly.",
-        )
-
-
-def _check_pixels(readable: Sequence[Entry]) -> Iterator[Finding]:
-    huge = [entry for entry in readable if entry.record.width * entry.record.height > _HUGE]
-    if huge:
-        yield Finding(
-            "warning",
-            "huge-picture",
-            f"{_count(huge)} of more than {_HUGE:,} pixels: decoding slows down every epoch. "
-            "Make them smaller.",
-            _paths(huge),
-        )
-    tiny = [entry for entry in readable if min(entry.record.width, entry.record.height) < _TINY]
-    if tiny:
-        yield Finding(
-            "warning",
-            "tiny-picture",
-            f"{_count(tiny)} with a side of less than {_TINY} pixels.",
-            _paths(tiny),
-        )
-    unusual = [entry for entry in readable if entry.record.mode not in _USUAL_MODES]
-    if unusual:
-        modes = Counter(entry.record.mode for entry in unusual)
-        yield Finding(
-            "info",
-            "unusual-mode",
-            "pictures that are not plain RGB or grey are converted: "
-            + ", ".join(f"{count:,} {mode}" for mode, count in modes.most_common())
-            + ".",
-            _paths(unusual),
-        )
-
-
-def _check_ignored(folders: Folders[Any]) -> Iterator[Finding]:
-    loose = [path for path in folders.ignored if is_picture(path)]
-    if loose:
-        yield Finding(
-            "warning",
-            "loose-picture",
-            f"pictures outside the class folders are not used: {len(loose):,}.",
-            tuple(map(str, loose)),
-        )
-    other = [path for path in folders.ignored if not is_picture(path)]
-    if other:
-        foreign = sorted({path.suffix.lower() for path in other} & _FOREIGN_PHOTOS)
-        convert = f" Convert {', '.join(foreign)} to JPEG or PNG to use them." if foreign else ""
-        yield Finding(
-            "warning" if foreign else "info",
-            "not-a-picture",
-            f"files without the ending of a picture are passed over: {len(other):,}.{convert}",
-            tuple(map(str, other)),
-        )
-
-
-def _paths(entries: Iterable[Entry]) -> tuple[str, ...]:
-    return tuple(str(entry.sample.path) for entry in entries)
-
-
-def _count(entries: Sequence[Entry]) -> str:
-    return counted(len(entries), "picture")

@@ -34,6 +34,8 @@ class TrainTransform:
     def __init__(self, config: AugmentationConfig) -> None:
         self.config = config
         policies: list[v2.Transform] = [v2.RandomHorizontalFlip(config.flip)]
+        if config.distort:
+            policies += distortions(config.distort)
         if config.randaugment:
             policies.append(v2.RandAugment(num_ops=2, magnitude=config.randaugment))
         if config.erase:
@@ -105,6 +107,20 @@ class EvalDataset(Dataset[tuple[Tensor, int] | None]):
         return _or_none(
             lambda: (torch.from_numpy(preprocess(read_picture(path), self.contract)), index)
         )
+
+
+def distortions(probability: float) -> list[v2.Transform]:
+    """Return SSD's changes of colour, in the authors' strengths, each made with a probability.
+
+    Unlike torchvision's ``RandomPhotometricDistort`` they leave the order of the channels alone.
+    """
+    changes = (
+        v2.ColorJitter(brightness=(0.875, 1.125)),
+        v2.ColorJitter(contrast=(0.5, 1.5)),
+        v2.ColorJitter(saturation=(0.5, 1.5)),
+        v2.ColorJitter(hue=(-0.05, 0.05)),
+    )
+    return [v2.RandomApply([change], probability) for change in changes]
 
 
 def collate(samples: Sequence[tuple[Tensor, Any] | None]) -> tuple[Tensor, Tensor]:

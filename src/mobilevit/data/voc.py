@@ -49,7 +49,7 @@ class _Label(NamedTuple):
     root: ElementTree.Element
 
 
-class _List(NamedTuple):
+class List(NamedTuple):
     """A list of pictures, and the names in it."""
 
     file: Path
@@ -61,7 +61,7 @@ def is_voc(path: Path) -> bool:
     if not path.is_dir():
         return False
     return any(
-        map(_has_labels, (_child(path, "annotations") or path, *_split_folders(path).values()))
+        map(_has_labels, (child(path, "annotations") or path, *_split_folders(path).values()))
     )
 
 
@@ -140,27 +140,16 @@ def _add(parent: ElementTree.Element, texts: Mapping[str, object]) -> None:
 
 def _find(data: Path, problems: Problems) -> dict[str, list[_Label]]:
     """Return the labels of each split."""
-    labels = _child(data, "annotations")
+    labels = child(data, "annotations")
     if labels is None:
         folders = _split_folders(data) or {"train": data}
         if "train" not in folders:
             raise UserError(f"{data}: has {', '.join(folders)}, but no 'train' folder to train on.")
         return {split: _labels(folder, folder, None, problems) for split, folder in folders.items()}
-    pictures = _child(data, "jpegimages") or _child(data, "images") or data
-    lists = data / "ImageSets" / "Main"
-    files = {s: lists / f"{s}.txt" for s in ("train", "val", "test", "trainval")}
-    files = {split: file for split, file in files.items() if file.is_file()}
-    if not files:
+    pictures = child(data, "jpegimages") or child(data, "images") or data
+    listed = read_lists(data / "ImageSets" / "Main", by_stem(pictures))
+    if not listed:
         return {"train": _labels(pictures, labels, None, problems)}
-    stems = _by_stem(pictures)
-    listed = {split: _List(file, _names(file, stems)) for split, file in files.items()}
-    whole = listed.pop("trainval", None)
-    if "train" not in listed:
-        if whole is None:
-            raise UserError(f"{lists}: has {', '.join(files)}, but no train.txt. Add it.")
-        val = set(listed["val"].names if "val" in listed else ())
-        train = whole._replace(names=[name for name in whole.names if name not in val])
-        listed = {"train": train} | listed
     used = {name for one in listed.values() for name in one.names}
     for file in sorted(labels.glob("*.xml")):
         if file.stem not in used:
@@ -168,13 +157,38 @@ def _find(data: Path, problems: Problems) -> dict[str, list[_Label]]:
     return {split: _labels(pictures, labels, one, problems) for split, one in listed.items()}
 
 
-def _labels(pictures: Path, labels: Path, listed: _List | None, problems: Problems) -> list[_Label]:
+def read_lists(folder: Path, stems: Container[str]) -> dict[str, List]:
+    """Return the lists of a folder by split: ``{train,val,test,trainval}.txt``, if there are some.
+
+    Args:
+        folder: the folder.
+        stems: of the pictures.
+
+    Raises:
+        UserError: when there are some, but none to train on.
+    """
+    files = {s: folder / f"{s}.txt" for s in ("train", "val", "test", "trainval")}
+    listed = {
+        split: List(file, _names(file, stems)) for split, file in files.items() if file.is_file()
+    }
+    if not listed or "train" in listed:
+        listed.pop("trainval", None)
+        return listed
+    if "trainval" not in listed:
+        raise UserError(f"{folder}: has {', '.join(listed)}, but no train.txt. Add it.")
+    whole = listed.pop("trainval")
+    val = set(listed["val"].names if "val" in listed else ())
+    train = whole._replace(names=[name for name in whole.names if name not in val])
+    return {"train": train} | listed
+
+
+def _labels(pictures: Path, labels: Path, listed: List | None, problems: Problems) -> list[_Label]:
     """Return what is there of the pictures that a list names, or of all."""
-    by_stem = _by_stem(pictures)
+    there = by_stem(pictures)
     files = {file.stem: file for file in labels.glob("*.xml")}
     found = []
-    for name in listed.names if listed else sorted({*by_stem, *files}):
-        picture, file = by_stem.get(name), files.get(name)
+    for name in listed.names if listed else sorted({*there, *files}):
+        picture, file = there.get(name), files.get(name)
         if picture and file:
             found.append(_Label(picture, file, _parse(file)))
         elif file:
@@ -256,11 +270,12 @@ def _names(listed: Path, stems: Container[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _by_stem(pictures: Path) -> dict[str, Path]:
+def by_stem(pictures: Path) -> dict[str, Path]:
+    """Return the pictures right in a folder by their names without ending."""
     return {file.stem: file for file in sorted(pictures.iterdir()) if is_picture(file)}
 
 
-def _child(folder: Path, name: str) -> Path | None:
+def child(folder: Path, name: str) -> Path | None:
     """Return the folder of that name, whatever its capitals."""
     return next((f for f in folder.iterdir() if f.name.lower() == name and f.is_dir()), None)
 

@@ -33,7 +33,8 @@ class Comparison:
         value_range: largest minus smallest output of the reference, over all pictures.
         sqnr: signal to quantisation noise in dB, 10 log10(sum of reference² / sum of
             (reference - artefact)²); ``None`` where the two are equal to the last bit.
-        agreement: share of the pictures for which both have the same first answer.
+        agreement: share of the pictures, or of all their pixels, for which both have the same first
+            answer.
         tolerance: largest ``max_difference / value_range`` that counts as the same.
         unreadable: pictures that were left out, and why.
     """
@@ -74,7 +75,7 @@ class Comparison:
         table.add_row("mean difference", f"{self.mean_difference:.2e}")
         table.add_row("range of the outputs", f"{self.value_range:.3g}")
         table.add_row("SQNR", "equal bit for bit" if self.sqnr is None else f"{self.sqnr:.1f} dB")
-        table.add_row("same first answer", f"{self.agreement:.1%}")
+        table.add_row("same first answer", f"{self.agreement:.2%}")
         table.add_row("verdict", "[green]the same[/]" if self.passed else "[red]not the same[/]")
         console.print(table)
         for path, reason in self.unreadable.items():
@@ -107,40 +108,65 @@ def compare(
             f"{artefact.path}: its contract differs from that of {reference.path}, so there is "
             "nothing to compare."
         )
-    expected, found = [], []
+    task = get_task(reference.contract.task)
+    sums = _Sums()
     unreadable: dict[str, str] = {}
     for batch in batches(pictures, reference.contract, batch_size):
         unreadable |= {str(path): reason for path, reason in batch.unreadable.items()}
         if batch.positions:
-            expected.append(reference.run(batch.images))
-            found.append(artefact.run(batch.images))
-    if not expected:
+            expected, found = reference.run(batch.images), artefact.run(batch.images)
+            for one, other in zip(expected[:, None], found[:, None], strict=True):
+                sums.add(*task.align(one.astype(float), other.astype(float), reference.contract))
+    if not sums.pictures:
         reasons = "; ".join(f"{path}: {reason}" for path, reason in list(unreadable.items())[:3])
         raise UserError(
             f"none of the {len(pictures)} pictures to compare on can be read. {reasons}"
         )
-    task = get_task(reference.contract.task)
-    before, after, agreed = task.align(
-        np.concatenate(expected).astype(np.float64),
-        np.concatenate(found).astype(np.float64),
-        reference.contract,
-    )
-    difference = np.abs(before - after)
     return Comparison(
-        pictures=len(agreed),
-        max_difference=float(difference.max()),
-        mean_difference=float(difference.mean()),
-        value_range=float(before.max() - before.min()),
-        sqnr=_sqnr(before, difference),
-        agreement=float(agreed.mean()),
+        pictures=sums.pictures,
+        max_difference=sums.largest,
+        mean_difference=sums.difference / sums.numbers,
+        value_range=sums.high - sums.low,
+        sqnr=sums.sqnr(),
+        agreement=sums.agreed / sums.answers,
         tolerance=tolerance,
         unreadable=unreadable,
     )
 
 
-def _sqnr(signal: NDArray[np.float64], noise: NDArray[np.float64]) -> float | None:
-    power = np.square(noise).sum()
-    if power == 0:
-        return None
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return float(10 * np.log10(np.square(signal).sum() / power))
+@dataclass
+class _Sums:
+    """What is gathered picture by picture, for the outputs of all may not fit into memory."""
+
+    pictures: int = 0
+    numbers: int = 0
+    answers: int = 0
+    agreed: int = 0
+    largest: float = 0.0
+    low: float = math.inf
+    high: float = -math.inf
+    difference: float = 0.0
+    signal: float = 0.0
+    noise: float = 0.0
+
+    def add(
+        self, before: NDArray[np.float64], after: NDArray[np.float64], agreed: NDArray[np.bool_]
+    ) -> None:
+        """Add a picture, as a task aligned it; a NaN remains."""
+        difference = np.abs(before - after)
+        self.pictures += 1
+        self.numbers += difference.size
+        self.answers += agreed.size
+        self.agreed += int(agreed.sum())
+        self.largest = float(np.maximum(self.largest, difference.max()))
+        self.low = float(np.minimum(self.low, before.min()))
+        self.high = float(np.maximum(self.high, before.max()))
+        self.difference += float(difference.sum())
+        self.signal += float(np.square(before).sum())
+        self.noise += float(np.square(difference).sum())
+
+    def sqnr(self) -> float | None:
+        if self.noise == 0:
+            return None
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return float(10 * np.log10(np.divide(self.signal, self.noise)))

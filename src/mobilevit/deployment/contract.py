@@ -13,7 +13,7 @@ from mobilevit.errors import UserError
 
 VERSION = 1
 INTERPOLATIONS = ("bilinear", "bicubic")
-OUTPUTS = ("logits", "detections", "candidates")
+OUTPUTS = ("logits", "detections", "candidates", "pixel_logits", "coarse_logits")
 LARGEST = 16384
 """Side of the largest input, in pixels."""
 
@@ -27,7 +27,8 @@ class Contract:
     Without ``resize`` the whole of it is stretched to ``size``.
 
     Attributes:
-        task: the task whose outputs these are, ``"classification"`` or ``"detection"``.
+        task: the task whose outputs these are, ``"classification"``, ``"detection"`` or
+            ``"segmentation"``.
         class_names: one name for each class, in order.
         size: height and width of the input, in pixels.
         resize: length of the shorter side before the centre crop, in pixels; ``None``: no crop,
@@ -39,7 +40,9 @@ class Contract:
         output: what the numbers that come out are: ``"logits"`` (N, K); of detectors
             ``"detections"`` (N, D, 6), each left, top, right and bottom as shares of the picture's
             sides, score, index of the class, by falling score, or ``"candidates"`` (N, A, 4 + K),
-            each a box likewise and the probability of every class, to be chosen from.
+            each a box likewise and the probability of every class, to be chosen from; of segmenters
+            ``"pixel_logits"`` (N, K, H, W), of every pixel of the input, or ``"coarse_logits"``
+            (N, K, h, w), of the last map, to be upsampled bilinearly, corners not aligned.
         class_ids: the user's own number of each class; empty: 0, 1, 2 …
         version: version of this description.
     """

@@ -9,10 +9,20 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from mobilevit.networks.deeplabv3 import AuxiliaryHead
+
 
 def count_parameters(network: nn.Module) -> int:
-    """Return the number of trained numbers; batch-norm's running statistics are none of them."""
-    return sum(parameter.numel() for parameter in network.parameters())
+    """Return the number of trained numbers that evaluation needs.
+
+    Batch-norm's running statistics are none of them, nor is an auxiliary head.
+    """
+    spared = (m for m in network.modules() if isinstance(m, AuxiliaryHead))
+    return _numbers(network) - sum(map(_numbers, spared))
+
+
+def _numbers(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def count_multiply_adds(network: nn.Module, size: tuple[int, int]) -> int:

@@ -17,10 +17,11 @@ from mobilevit.data.decoding import PictureError, read_picture
 from mobilevit.deployment.contract import Contract
 from mobilevit.errors import unknown
 
-_KERNELS = {
+KERNELS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+"""Pillow's kernels by the names that a contract knows."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ def preprocess(picture: Image.Image, contract: Contract) -> NDArray[np.float32]:
     """
     if picture.mode != "RGB":
         raise ValueError(f"the picture must be RGB, it is {picture.mode}")
-    if contract.interpolation not in _KERNELS:
-        raise unknown("interpolation", contract.interpolation, _KERNELS)
+    if contract.interpolation not in KERNELS:
+        raise unknown("interpolation", contract.interpolation, KERNELS)
     height, width = contract.size
     box = None
     if contract.resize is not None:
@@ -72,7 +73,7 @@ def preprocess(picture: Image.Image, contract: Contract) -> NDArray[np.float32]:
         left, right = _centre(picture.width, width / scale)
         top, bottom = _centre(picture.height, height / scale)
         box = (left, top, right, bottom)
-    crop = picture.resize((width, height), _KERNELS[contract.interpolation], box=box)
+    crop = picture.resize((width, height), KERNELS[contract.interpolation], box=box)
     channels_first = np.ascontiguousarray(np.asarray(crop).transpose(2, 0, 1))
     scaled: NDArray[np.float32] = channels_first.astype(np.float32) / np.float32(255)
     return scaled

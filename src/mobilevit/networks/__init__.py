@@ -15,6 +15,8 @@ from mobilevit.networks.mobilevit import MobileViT, MobileViTConfig
 from mobilevit.networks.mobilevitv2 import MobileViTV2, MobileViTV2Config
 from mobilevit.networks.ssdlite import SSDLite, SSDLiteConfig
 from mobilevit.networks.timm import PREFIX, TimmFeatures, TimmNetwork, check_timm
+from mobilevit.networks.torchvision_lraspp import NAME as TORCHVISION_LRASPP
+from mobilevit.networks.torchvision_lraspp import TorchvisionLRASPP
 from mobilevit.networks.torchvision_ssdlite import NAME as TORCHVISION_SSDLITE
 from mobilevit.networks.torchvision_ssdlite import TorchvisionSSDLite
 
@@ -33,6 +35,7 @@ __all__ = [
     "SSDLiteConfig",
     "TimmFeatures",
     "TimmNetwork",
+    "TorchvisionLRASPP",
     "TorchvisionSSDLite",
     "check_model",
     "create_model",
@@ -107,7 +110,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def check_model(name: str) -> None:
-    """Do nothing if a network has this name: of ``list_models()``, timm's or torchvision's SSDLite.
+    """Do nothing if a network has this name: of ``list_models()``, of timm or of torchvision.
 
     Raises:
         MissingExtraError: for one of timm's, when timm is not installed.
@@ -115,6 +118,7 @@ def check_model(name: str) -> None:
     """
     if name.startswith(PREFIX):
         check_timm(name)
-    elif name not in VARIANTS and name != TORCHVISION_SSDLITE:
+    elif name not in (*VARIANTS, TORCHVISION_SSDLITE, TORCHVISION_LRASPP):
         known = unknown("model", name, VARIANTS)
-        raise UserError(f"{known} Or one of timm's: {PREFIX}NAME. Or {TORCHVISION_SSDLITE}.")
+        others = f"{TORCHVISION_SSDLITE} or {TORCHVISION_LRASPP}"
+        raise UserError(f"{known} Or one of timm's: {PREFIX}NAME. Or {others}.")

@@ -124,14 +124,17 @@ class TimmNetwork(nn.Module):
 class TimmFeatures(nn.Module):
     """A network of timm without its head: (B, 3, H, W) RGB in [0, 1] to its last two maps.
 
+    These are at strides 16 and 32, or both at ``output_stride`` where that is 16 or 8.
+
     Args:
         name: one of timm's that gives maps (B, C, H, W), without ``PREFIX``; it starts with random
             weights.
-        **numbers: numbers and switches of timm's own for this network.
+        **numbers: numbers and switches of timm's own for this network, for example
+            ``output_stride``, if it takes that.
 
     Attributes:
         numbers: what makes an equal network, by name.
-        widths: channels of the maps, which are those at strides 16 and 32.
+        widths: channels of the maps.
 
     Raises:
         MissingExtraError: when timm is not installed.
@@ -149,23 +152,25 @@ class TimmFeatures(nn.Module):
         except _REFUSALS as error:
             raise _refused(name, numbers, error) from error
         told = self.network.feature_info
-        last = {stride: i for i, stride in enumerate(told.reduction())}
+        strides = told.reduction()
         order = str(getattr(self.network, "output_fmt", "NCHW")).removeprefix("Format.")
-        if not {16, 32} <= set(last) or order != "NCHW":
+        last = numbers.get("output_stride", 32)
+        wanted = [min(16, last), last]
+        if strides[-2:] != wanted or order != "NCHW":
             raise UserError(
-                f"{PREFIX}{name}: a detector needs maps (B, C, H, W) at strides 16 and 32; its are "
-                f"{order} at {', '.join(map(str, sorted(last)))}. Take a convolutional network."
+                f"{PREFIX}{name}: a head needs maps (B, C, H, W), the last two at strides "
+                f"{wanted[0]} and {wanted[1]}; its are {order} at "
+                f"{', '.join(map(str, strides))}. Take a convolutional network."
             )
-        self.out_indices = (last[16], last[32])
-        self.widths: tuple[int, ...] = tuple(told.channels()[i] for i in self.out_indices)
+        self.widths: tuple[int, ...] = tuple(told.channels()[-2:])
         _register_statistics(self, self.network.pretrained_cfg)
 
     mean: Tensor
     std: Tensor
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        maps = self.network((x - self.mean) / self.std)
-        return [maps[i] for i in self.out_indices]
+        maps: list[Tensor] = self.network((x - self.mean) / self.std)
+        return maps[-2:]
 
     def fold_norms(self) -> None:
         """Do what ``TimmNetwork.fold_norms`` does."""

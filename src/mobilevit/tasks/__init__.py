@@ -7,7 +7,7 @@ from mobilevit.tasks.base import Metric, Prediction, Task
 
 __all__ = ["Metric", "Prediction", "Task", "get_task", "list_tasks"]
 
-_TASKS = ("classification", "detection")
+_TASKS = ("classification", "detection", "segmentation")
 
 
 def get_task(name: str) -> Task:
@@ -22,6 +22,10 @@ def get_task(name: str) -> Task:
         from mobilevit.tasks.detection import Detection
 
         return Detection()
+    if name == "segmentation":
+        from mobilevit.tasks.segmentation import Segmentation
+
+        return Segmentation()
     from mobilevit.tasks.classification import Classification
 
     return Classification()

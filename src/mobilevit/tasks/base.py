@@ -150,14 +150,12 @@ class Task(Protocol):
             contract: of both.
 
         Returns:
-            What to compare of either, of the same shape, and for each of the N pictures whether the
-            first answer is the same.
+            What to compare of either, of the same shape, and for each of the N pictures, or each
+            of their pixels, whether the first answer is the same (M,).
         """
 
-    def training(
-        self, recipe: Recipe, class_names: Sequence[str], network: nn.Module
-    ) -> TrainingSide:
-        """Return the training side of the task, for a network that is to be trained."""
+    def training(self, recipe: Recipe, folders: Folders[Any], network: nn.Module) -> TrainingSide:
+        """Return the training side of the task, for a network to be trained on pictures."""
 
     def draw_run(self, model: Path, folders: Folders[Any], folder: Path) -> None:
         """Draw what a trained network does on the val pictures.

@@ -82,7 +82,7 @@ def fit(
         report.print(display.console)
         provenance = theirs.provenance or report.provenance()
     described = architecture(recipe.model_name, raw)
-    side = task.training(recipe, folders.class_names, raw)
+    side = task.training(recipe, folders, raw)
     raw = raw.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     frozen = freeze(raw, recipe.optimizer.freeze)
     average = averaged(raw, recipe.optimizer.ema_decay)
@@ -249,7 +249,10 @@ def make_network(recipe: Recipe, num_classes: int, like: Checkpoint | None = Non
     if head != "classifier":
         known: dict[str, Any] = theirs.get("head", {})
         known = known if known.get("type") == head else {}
-        told["head"] = {**known, "type": head, "num_classes": num_classes + 1}  # the background
+        background = int(head == "ssdlite")
+        told["head"] = {**known, "type": head, "num_classes": num_classes + background}
+        if head == "deeplabv3":
+            told |= _for_masks(recipe, told, known)
         told["num_classes"] = 0
         if name.startswith((PREFIX, TORCHVISION_SSDLITE)):
             told = {"model": name, **numbers, "head": told["head"]}
@@ -257,6 +260,15 @@ def make_network(recipe: Recipe, num_classes: int, like: Checkpoint | None = Non
         return cast(Network, build(told))
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"{name} cannot be made with numbers {numbers} ({error}).") from error
+
+
+def _for_masks(recipe: Recipe, told: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """Return what makes a DeepLabv3: the stride of the recipe, else of the weights, else 16."""
+    asked, theirs = recipe.segmentation.output_stride, told.get("output_stride", 16)
+    stride = asked or (theirs if known else 16)
+    wide = {"aspp_width": 512, "aspp_rates": (12, 24, 36)} if stride == 8 else {}
+    made = {"aux": recipe.segmentation.aux_weight > 0}
+    return {"output_stride": stride, "head": {**wide, **told["head"], **made}}
 
 
 def check_network(recipe: Recipe, num_classes: int) -> None:
@@ -267,13 +279,13 @@ def check_network(recipe: Recipe, num_classes: int) -> None:
     """
     with torch.device("meta"):
         network = make_network(recipe, num_classes).eval()
-        for size in {*recipe.train_sizes, recipe.data.size}:
+        for height, width in {*((s, s) for s in recipe.train_sizes), recipe.eval_size}:
             try:
-                network(torch.empty(2, 3, size, size))
+                network(torch.empty(2, 3, height, width))
             except (AssertionError, RuntimeError, ValueError) as error:
                 raise UserError(
-                    f"{recipe.model_name} does not take {size} x {size} pixels ({error}). Choose "
-                    "other sizes (--size, --sizes)."
+                    f"{recipe.model_name} does not take {height} x {width} pixels ({error}). "
+                    "Choose other sizes (--size, --sizes)."
                 ) from error
 
 

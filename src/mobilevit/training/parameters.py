@@ -9,9 +9,11 @@ from torch import nn
 from mobilevit.errors import UserError
 from mobilevit.networks import (
     Backbone,
+    DeepLabV3,
     FeatureExtractor,
     SSDLite,
     TimmNetwork,
+    TorchvisionLRASPP,
     TorchvisionSSDLite,
 )
 from mobilevit.training.recipe import OptimizerConfig
@@ -20,11 +22,11 @@ from mobilevit.training.recipe import OptimizerConfig
 def blocks(network: nn.Module) -> list[nn.Module]:
     """Return what stands before the classifier, in order: stem, the stages' blocks, final.
 
-    Of a detector these are its backbone's; the maps and heads behind them count as classifier. What
-    has no parameters is no block. Where the blocks of a network of timm or torchvision begin is not
-    known here, so all that stands before its classifier is a single one.
+    Of a detector or a segmenter these are its backbone's; all that stands behind them counts as
+    classifier. What has no parameters is no block. Where the blocks of a network of timm or
+    torchvision begin is not known here, so all that stands before its classifier is a single one.
     """
-    if isinstance(network, (SSDLite, TorchvisionSSDLite)):
+    if isinstance(network, (DeepLabV3, SSDLite, TorchvisionLRASPP, TorchvisionSSDLite)):
         backbone = network.backbone
         if not isinstance(backbone, FeatureExtractor):
             return [backbone]

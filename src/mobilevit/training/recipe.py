@@ -20,7 +20,19 @@ PACKAGE = "mobilevit.recipes"
 DEFAULT_RECIPE = "photos"
 FINETUNE_RECIPE = "finetune"
 BOXES_RECIPE = "boxes"
+MASKS_RECIPE = "masks"
 DEFAULT_MODEL = "mobilevit_xxs"
+
+_TASKS = {"classifier": "classification", "ssdlite": "detection", "deeplabv3": "segmentation"}
+OF_TASK: dict[str, tuple[str, ...]] = {
+    "classification": (
+        *("resize", "crop_scale", "crop_ratio", "randaugment", "erase", "mixup", "cutmix"),
+        "head_dropout",
+    ),
+    "detection": ("iou_crop", "zoom_out"),
+    "segmentation": ("scale", "eval_shape", "output_stride", "aux_weight", "balance"),
+}
+"""Settings that only networks for a task are trained with."""
 
 
 class Multiple(float):
@@ -68,8 +80,8 @@ class ModelConfig:
     model: str | None = None
     """Name of the network, of `mobilevit models`, or timm:NAME for one of timm's; none given: the
     weights', else mobilevit_xxs."""
-    head: Literal["classifier", "ssdlite"] = "classifier"
-    """What stands on it: a classifier, or SSDLite to find boxes."""
+    head: Literal["classifier", "ssdlite", "deeplabv3"] = "classifier"
+    """What stands on it: a classifier, SSDLite to find boxes, or DeepLabv3 to name every pixel."""
     numbers: Numbers | None = None
     """Other numbers of its configuration, or of timm's network, for example layers=[1,1,1]; none
     given: the weights', else its own."""
@@ -111,6 +123,8 @@ class AugmentationConfig:
     """Kernel of every resize, in training and evaluation."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
+    distort: float = 0.0
+    """Probability of each change of brightness, contrast, saturation and hue (SSD, ECCV 2016)."""
     randaugment: int = 0
     """Magnitude of RandAugment (two operations, 0 to 30); 0: off."""
     erase: float = 0.0
@@ -129,8 +143,25 @@ class DetectionConfig:
     """Probability of SSD's random crop, which keeps a box if its centre is inside."""
     zoom_out: float = 0.0
     """Probability of placing the picture on a larger, grey one, so that objects become small."""
-    distort: float = 0.5
-    """Probability of each change of brightness, contrast, saturation and hue."""
+
+
+@dataclass(frozen=True)
+class SegmentationConfig:
+    """Masks: what they go through instead of the crop, and how DeepLabv3 is made and taught."""
+
+    scale: tuple[float, float] = (0.5, 2.0)
+    """Shortest and longest shorter side that a picture is resized to, over the side of the square
+    that is cut from it."""
+    eval_shape: tuple[int, int] | None = None
+    """Height and width that pictures are stretched to in evaluation; none given: `size` both."""
+    output_stride: Literal[16, 8] | None = None
+    """Pixels between two places that are named before the upsampling; none given: the weights',
+    else 16. At 8 the pyramid is twice as wide with twice the rates, as in the authors' code."""
+    aux_weight: float = 0.0
+    """Weight of the loss of a second head on the stage before the last; 0: no such head."""
+    balance: float = 0.0
+    """Power of the inverse share of a class's pixels that weighs it in the loss; 0: all pixels
+    count alike, 1: all classes do."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +223,7 @@ class Recipe:
     data: DataConfig = field(default_factory=DataConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     detection: DetectionConfig = field(default_factory=DetectionConfig)
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
@@ -203,7 +235,12 @@ class Recipe:
     @property
     def task(self) -> str:
         """Name of the task that the network is trained for."""
-        return "detection" if self.model.head == "ssdlite" else "classification"
+        return _TASKS[self.model.head]
+
+    @property
+    def eval_size(self) -> tuple[int, int]:
+        """Height and width of the pictures in evaluation, in pixels."""
+        return self.segmentation.eval_shape or (self.data.size, self.data.size)
 
     @property
     def eval_resize(self) -> int:
@@ -262,7 +299,7 @@ class Recipe:
             UserError: for numbers that make no sense, naming them.
         """
         m, t, o, d, a = self.model, self.training, self.optimizer, self.data, self.augmentation
-        b = self.detection
+        b, g = self.detection, self.segmentation
         for name, value, low, high in (
             *(("patch_sizes", patch, 1, None) for patch in m.patch_sizes or ()),
             ("dropout", m.dropout or 0, 0, 0.99),
@@ -296,11 +333,24 @@ class Recipe:
             ("randaugment", a.randaugment, 0, 30),
             ("iou_crop", b.iou_crop, 0, 1),
             ("zoom_out", b.zoom_out, 0, 1),
-            ("distort", b.distort, 0, 1),
+            ("distort", a.distort, 0, 1),
+            ("scale", g.scale[0], 0.05, g.scale[1]),
+            ("scale", g.scale[1], 0.05, 20),
+            *(("eval_shape", side, 32, None) for side in g.eval_shape or ()),
+            ("aux_weight", g.aux_weight, 0, None),
+            ("balance", g.balance, 0, 1),
         ):
             if not value >= low or (high is not None and not value <= high):  # NaN is neither
                 bounds = f"at least {low}" if high is None else f"from {low} to {high}"
                 raise UserError(f"{source}: {name} is {value}, it must be {bounds}.")
+        changed = Recipe().changes(self)
+        for task, names in OF_TASK.items():
+            for name in names:
+                if name in changed and task != self.task:
+                    raise UserError(
+                        f"{source}: {name} is for {task}, this trains a network for {self.task} "
+                        f"(head {self.model.head}), which goes without it. Leave it out."
+                    )
         return self
 
     def changes(self, other: Recipe) -> dict[str, Any]:
@@ -376,7 +426,7 @@ def checked_value(value: Any, hint: Any, where: str) -> Any:
     if origin is Literal:
         if value in args:
             return value
-        raise UserError(f"{where} is {value!r}, it must be one of {', '.join(args)}.")
+        raise UserError(f"{where} is {value!r}, it must be one of {', '.join(map(str, args))}.")
     if origin is tuple:
         if isinstance(value, (list, tuple)):
             inner = args[:1] * len(value) if args[-1] is Ellipsis else args

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -15,10 +15,13 @@ from mobilevit.data.box_sets import box_format, read_boxes
 from mobilevit.data.boxes import Boxes
 from mobilevit.data.findings import Finding, counted
 from mobilevit.data.folders import Folders, read_folders
+from mobilevit.data.mask_sets import mask_format, read_masks
+from mobilevit.data.masks import Mask
 from mobilevit.data.scan import Scan, drop_unreadable, scan, usable_cores
-from mobilevit.errors import MissingExtraError, UserError
+from mobilevit.errors import MissingExtraError, UserError, unknown
 from mobilevit.files import make_folder, replacing
 from mobilevit.machine import processor, versions
+from mobilevit.verbs.scan_tables import scan_tables
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,7 +52,11 @@ _VERBS = {
 }
 _MARKS = {"error": "[bold red]error[/]", "warning": "[yellow]warning[/]", "info": "[cyan]info[/]"}
 _FILES_SHOWN = 5
-_CLASSES_SHOWN = 30
+_READERS: dict[str, Callable[[str | Path], Folders[Any]]] = {
+    "classification": read_folders,
+    "detection": read_boxes,
+    "segmentation": read_masks,
+}
 
 
 @dataclass(frozen=True)
@@ -128,9 +135,8 @@ class Report:
         for table in _machine_tables(self.machine):
             console.print(table)
         if self.scan:
-            console.print(_class_table(self.scan))
-            if self.scan.box_sizes:
-                console.print(_size_table(self.scan, self.size))
+            for table in scan_tables(self.scan, self.size):
+                console.print(table)
             if sizes := self.scan.sizes:
                 for side, (least, middle, most) in asdict(sizes).items():
                     console.print(f"{side}: {least} to {most} pixels, median {middle}")
@@ -150,31 +156,36 @@ def doctor(
     progress: bool = True,
     size: int = 320,
     draw: str | Path | None = None,
+    task: str | None = None,
 ) -> Report:
     """Look at this machine and, if given, at a data set.
 
     What is wrong with the data is a finding of the report, not an exception.
 
     Args:
-        data: class folders as ``read_folders`` takes them, or boxes as ``read_boxes`` does.
+        data: class folders as ``read_folders`` takes them, boxes as ``read_boxes`` does, or masks
+            as ``read_masks`` does.
         progress: show a bar while the pictures are read.
         size: side in pixels of the pictures to train on, which boxes are measured at.
         draw: a PNG to make, of some of the pictures to train on with their labels.
+        task: what the data are looked at for, where they could be for several, such as COCO's
+            outlines; by default boxes go before masks.
 
     Raises:
-        UserError: when ``size`` is below 1, or when ``draw`` cannot be made: without ``data``, or
-            where there is a file already.
+        UserError: when ``size`` is below 1, when there is no such task, or when ``draw`` cannot be
+            made: without ``data``, or where there is a file already.
     """
     if size < 1:
         raise UserError(f"size is {size}; it must be 1 or more.")
     if draw is not None:
         _check_drawing(Path(draw), data)
+    if task is not None and task not in _READERS:
+        raise unknown("task", task, _READERS)
     machine, problems = _examine_machine()
     if data is None:
         return Report(machine, problems=problems)
-    folders: Folders[Any]
     try:
-        folders = read_boxes(data) if box_format(data) else read_folders(data)
+        folders = _READERS[task or _task_of(data)](data)
     except UserError as error:
         problems += (Finding("error", "layout", str(error), (str(data),)),)
         return Report(machine, str(data), problems=problems)
@@ -190,6 +201,13 @@ def doctor(
 def pip_line(extras: Sequence[str]) -> str:
     """Return the command that installs some extras of this package."""
     return f'pip install "mobilevit[{",".join(extras)}]"'
+
+
+def _task_of(data: str | Path) -> str:
+    """Return what labelled pictures are for, by their format."""
+    if box_format(data):
+        return "detection"
+    return "segmentation" if mask_format(data) else "classification"
 
 
 def _check_truth(folders: Folders[Boxes]) -> Iterator[Finding]:
@@ -222,13 +240,18 @@ def _check_drawing(path: Path, data: str | Path | None) -> None:
 
 
 def _draw(path: Path, folders: Folders[Any]) -> None:
-    """Draw some pictures to train on, boxes on those that have some."""
+    """Draw some pictures to train on, and the boxes or masks of those that have some."""
     from mobilevit.data.decoding import read_picture
     from mobilevit.data.drawing import mosaic, spread, tile, titled
     from mobilevit.tasks.detection.pictures import draw_mosaic
 
     make_folder(path.parent)
     with replacing(path) as beside:
+        if any(isinstance(sample.label, Mask) for sample in folders.train):
+            from mobilevit.tasks.segmentation.pictures import draw_mosaic as draw_masks
+
+            draw_masks(beside, folders.train, folders.class_names)
+            return
         if any(isinstance(sample.label, Boxes) for sample in folders.train):
             boxed = [sample for sample in folders.train if sample.label.items]
             draw_mosaic(beside, boxed, folders.class_names)
@@ -312,33 +335,3 @@ def _machine_tables(machine: Machine) -> list[Table]:
     for verb, line in machine.verbs.items():
         verbs.add_row(verb, Text("ready", "green") if line is None else Text(line))
     return [about, verbs]
-
-
-def _class_table(scan: Scan) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("class", title="Boxes" if scan.box_sizes else "Readable pictures")
-    for split in scan.counts:
-        table.add_column(split, justify="right")
-    names = list(scan.counts["train"])
-    for name in names[:_CLASSES_SHOWN]:
-        table.add_row(Text(name), *(f"{counts[name]:,}" for counts in scan.counts.values()))
-    if (rest := len(names) - _CLASSES_SHOWN) > 0:
-        table.add_row(f"and {rest:,} more")
-    table.add_section()
-    table.add_row("all", *(f"{sum(counts.values()):,}" for counts in scan.counts.values()))
-    if scan.box_sizes:
-        table.add_row("readable pictures", *(f"{scan.pictures[split]:,}" for split in scan.counts))
-    return table
-
-
-def _size_table(scan: Scan, size: int) -> Table:
-    from rich.table import Table
-
-    table = Table("side in pixels", title=f"Boxes on pictures of {size} by {size}")
-    for split in scan.box_sizes:
-        table.add_column(split, justify="right")
-    for side in next(iter(scan.box_sizes.values())):
-        table.add_row(side, *(f"{counts[side]:,}" for counts in scan.box_sizes.values()))
-    return table

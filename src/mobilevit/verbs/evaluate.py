@@ -106,7 +106,8 @@ def evaluate(
     Args:
         model: whatever ``load_predictor`` takes; an ``.onnx`` file needs no torch.
         data: a folder of class folders, with ``train/`` and ``val/`` or without; for a detector,
-            boxes as COCO, YOLO or Pascal VOC have them, see ``read_boxes``.
+            boxes as COCO, YOLO or Pascal VOC have them, see ``read_boxes``; for segmentation,
+            pictures and masks, see ``read_masks``.
         split: ``"val"``, ``"train"``, ``"test"`` or ``"all"``. In a folder without a split
             of its own, ``val`` and ``train`` are the two sides that training made of it, if the
             network was trained on this very folder; otherwise all of it is ``val``.

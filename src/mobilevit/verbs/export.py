@@ -21,6 +21,10 @@ COMPARED = 32
 """Pictures that an artefact is compared on, spread evenly over those there are."""
 
 
+_RAW = {"detections": "candidates", "pixel_logits": "coarse_logits"}
+"""What a network puts out when its last step is left to whoever runs it."""
+
+
 @dataclass(frozen=True)
 class ExportReport:
     """A finished export.
@@ -82,7 +86,8 @@ def export(
         tolerance: largest difference of two outputs, as a share of the range of all; by default
             0.001.
         raw: of a detector, write the boxes and probabilities of all anchors, without the choice
-            among them, which whoever runs it then makes (non-maximum suppression).
+            among them, which whoever runs it then makes (non-maximum suppression); of a segmenter,
+            the logits at the head's stride, to be upsampled likewise.
 
     Raises:
         MissingExtraError: when the libraries of the format are not installed.
@@ -120,10 +125,12 @@ def export(
         raise UserError(
             "boxes are chosen on one picture at a time: take dynamic_batch with raw (--raw)."
         )
-    if raw and contract.output != "detections":
-        raise UserError(f"{model}: raw is for detectors, this is for {contract.task}.")
+    if raw and contract.output not in _RAW:
+        raise UserError(
+            f"{model}: raw is for detectors and segmenters, this is for {contract.task}."
+        )
     if raw:
-        contract = replace(contract, output="candidates")
+        contract = replace(contract, output=_RAW[contract.output])
         found = replace(found, checkpoint=replace(checkpoint, contract=contract))
     reference = TorchPredictor.from_pretrained(found)
     pictures = _pictures(data, source, contract, reference.origin.val_fraction)

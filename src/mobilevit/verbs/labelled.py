@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mobilevit.deployment.runtimes import Predictor
 
 SPLITS = ("val", "train", "test", "all")
+_OF_TRAINING = ("no-boxes", "no-masks")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Labelled:
         source: the folder they were found in.
         split: which of its pictures these are, in words.
         paths: the pictures.
-        labels: for each the index of its class among those the network knows, or its boxes.
+        labels: for each the index of its class among those the network knows, its boxes, or its
+            mask.
     """
 
     source: Path
@@ -104,7 +106,7 @@ def find_labelled(predictor: Predictor, data: str | Path, split: str = "val") ->
     folders = get_task(contract.task).read(
         data, origin.val_fraction if origin.is_at(data) else None
     )
-    refuse(folders.source, (f for f in folders.findings if f.check != "no-boxes"))
+    refuse(folders.source, (f for f in folders.findings if f.check not in _OF_TRAINING))
     samples, chosen = _choose(folders, split)
     labels = _match(folders, samples, contract.class_names, str(predictor.path))
     paths = tuple(sample.path for sample in samples)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +76,8 @@ def predict(
     threshold: float | None = None,
     draw: str | Path | None = None,
     coco: str | Path | None = None,
+    masks: str | Path | None = None,
+    tile: bool = False,
 ) -> Predictions:
     """Predict what is on pictures.
 
@@ -87,14 +89,19 @@ def predict(
         model: whatever ``load_predictor`` takes; an ``.onnx`` file needs no torch. Without
             ``pictures`` it is what to look at, if ``split_words`` finds no model in it.
         pictures: files, folders (searched to their depth) and patterns like ``"photos/*.jpg"``.
-        top: answers for each picture, 1 or more; none: five labels, all boxes.
+        top: answers for each picture, 1 or more; none: five labels, all boxes, all classes that a
+            mask has.
         threads: threads that compute; by default as many as the runtime finds good.
         batch_size: pictures run at a time.
-        threshold: how sure an answer is at least, from 0 to 1; none: 0 for labels, 0.3 for boxes.
+        threshold: how sure an answer is at least, from 0 to 1; none: 0.3 for boxes, else 0.
         draw: a folder to write the pictures into, as PNG, with the answers drawn on them; it must
             be new or empty.
         coco: a file to write the boxes to, as COCO has results of detection: JSON, each with
             ``image_id``, ``category_id``, ``bbox`` and ``score``; it must not be there yet.
+        masks: a folder to write the mask of each picture into, as PNG, with the numbers of the
+            classes at the picture's own size; it must be new or empty.
+        tile: segment pictures at their own size, in overlapping tiles of the network's size,
+            instead of stretching them to it.
 
     Raises:
         UserError: when the model cannot be used, or ``pictures`` or one of them names nothing. A
@@ -102,7 +109,6 @@ def predict(
     """
     from mobilevit.data.decoding import read_picture
     from mobilevit.data.folders import pictures as find_pictures
-    from mobilevit.deployment.preprocess import batches
     from mobilevit.deployment.runtimes import load_predictor
     from mobilevit.files import making, write_text
     from mobilevit.tasks import get_task
@@ -119,31 +125,82 @@ def predict(
     task = get_task(predictor.contract.task)
     if coco is not None and Path(coco).exists():
         raise UserError(f"{coco}: it exists. Choose another file for the boxes.")
-    if coco is not None and predictor.contract.task != "detection":
+    if coco is not None and task.name != "detection":
         raise UserError(
-            f"{predictor.path}: it finds no boxes, it is for {predictor.contract.task}; COCO's "
+            f"{predictor.path}: it finds no boxes, it is for {task.name}; COCO's "
             "format of results is for boxes. Leave coco= (--coco), and take the JSON (--json)."
         )
+    for option, given in (("masks", masks is not None), ("tile", tile)):
+        if given and task.name != "segmentation":
+            raise UserError(
+                f"{predictor.path}: it makes no masks, it is for {task.name}. Leave {option}= "
+                f"(--{option})."
+            )
     items: list[Prediction] = []
     unreadable: dict[str, str] = {}
     started = time.perf_counter()
-    with making(Path(draw)) if draw else nullcontext() as folder:
-        for batch in batches(paths, predictor.contract, batch_size):
-            unreadable |= {str(path): reason for path, reason in batch.unreadable.items()}
-            if batch.positions:
-                outputs = predictor.run(batch.images)
-                names = [paths[position] for position in batch.positions]
-                found = task.decode(outputs, predictor.contract, names, top, threshold)
-                items += found
-                if folder is not None:
-                    for item in found:
-                        drawn = item.draw(read_picture(item.path))
-                        drawn.save(_free(folder, Path(item.path).name))
+    answer = _tiled if tile else _whole
+    with (
+        making(Path(draw)) if draw else nullcontext() as drawings,
+        making(Path(masks)) if masks else nullcontext() as numbers,
+    ):
+        for found, broken in answer(predictor, paths, batch_size, top, threshold):
+            unreadable |= broken
+            items += found
+            for item in found:
+                name = Path(item.path).name
+                if drawings is not None:
+                    item.draw(read_picture(item.path)).save(_free(drawings, name))
+                if numbers is not None:
+                    item.save_mask(_free(numbers, name))  # type: ignore[attr-defined]
     seconds = time.perf_counter() - started
     predictions = Predictions(str(predictor.path), tuple(items), unreadable, seconds)
     if coco is not None:
         write_text(Path(coco), json.dumps(predictions.to_coco()) + "\n")
     return predictions
+
+
+def _whole(
+    predictor: Predictor,
+    paths: Sequence[Path],
+    batch_size: int,
+    top: int | None,
+    threshold: float | None,
+) -> Iterator[tuple[Sequence[Prediction], dict[str, str]]]:
+    """Yield what is on the pictures, batch by batch, and which of them cannot be read and why."""
+    from mobilevit.deployment.preprocess import batches
+    from mobilevit.tasks import get_task
+
+    contract = predictor.contract
+    task = get_task(contract.task)
+    for batch in batches(paths, contract, batch_size):
+        found: Sequence[Prediction] = ()
+        if batch.positions:
+            names = [paths[position] for position in batch.positions]
+            found = task.decode(predictor.run(batch.images), contract, names, top, threshold)
+        yield found, {str(path): reason for path, reason in batch.unreadable.items()}
+
+
+def _tiled(
+    predictor: Predictor,
+    paths: Sequence[Path],
+    batch_size: int,
+    top: int | None,
+    threshold: float | None,
+) -> Iterator[tuple[Sequence[Prediction], dict[str, str]]]:
+    """Do what ``_whole`` does, each picture cut into tiles."""
+    from mobilevit.data.decoding import PictureError, read_picture
+    from mobilevit.tasks.segmentation.predictions import Prediction
+    from mobilevit.tasks.segmentation.tiling import segment
+
+    for path in paths:
+        try:
+            picture = read_picture(path)
+        except PictureError as error:
+            yield (), {str(path): str(error).removeprefix(f"{path}: ")}
+            continue
+        mask = segment(predictor, picture, batch_size, threshold)
+        yield (Prediction.of(path, mask, predictor.contract, top),), {}
 
 
 def _free(folder: Path, name: str) -> Path:

@@ -17,6 +17,7 @@ from mobilevit.training.recipe import (
     BOXES_RECIPE,
     DEFAULT_RECIPE,
     FINETUNE_RECIPE,
+    MASKS_RECIPE,
     Recipe,
     load_recipe,
 )
@@ -76,7 +77,8 @@ def train(
 
     Args:
         data: a folder of class folders, with ``train/`` and ``val/`` or to be split; to train a
-            detector, boxes as COCO, YOLO or Pascal VOC have them, see ``read_boxes``.
+            detector, boxes as COCO, YOLO or Pascal VOC have them, see ``read_boxes``; to segment,
+            pictures and masks, see ``read_masks``.
         recipe: the name of a recipe, a YAML file, or a ``Recipe``; none: ``usual_recipe``'s.
         output: the run folder to make; none: the next free one under ``runs/``.
         resume: a run folder whose training was interrupted; it goes on with the same pictures and
@@ -131,13 +133,16 @@ def train(
 def usual_recipe(data: str | Path | None, weights: str | Path | None) -> str:
     """Return the recipe for data where none is named.
 
-    It is ``boxes`` for what ``box_format`` knows, else ``finetune`` with weights and ``photos``
-    without.
+    It is ``boxes`` for what ``box_format`` knows, ``masks`` for what ``mask_format`` knows, else
+    ``finetune`` with weights and ``photos`` without.
     """
     from mobilevit.data.box_sets import box_format
+    from mobilevit.data.mask_sets import mask_format
 
     if data is not None and box_format(data):
         return BOXES_RECIPE
+    if data is not None and mask_format(data):
+        return MASKS_RECIPE
     return DEFAULT_RECIPE if weights is None else FINETUNE_RECIPE
 
 

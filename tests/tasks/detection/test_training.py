@@ -10,7 +10,7 @@ from PIL import Image
 from mobilevit import Recipe
 from mobilevit.data.boxes import Box, Boxes
 from mobilevit.data.decoding import Picture
-from mobilevit.data.folders import Sample
+from mobilevit.data.folders import Folders, Sample
 from mobilevit.data.samplers import SampleKey
 from mobilevit.data.transforms import collate
 from mobilevit.networks import SSDLite, SSDLiteConfig, create_model
@@ -36,7 +36,8 @@ def recipe(**settings: object) -> Recipe:
 
 def side(**settings: object) -> DetectionTraining:
     network = SSDLite(create_model("mobilevit_xxs", num_classes=0), SSDLiteConfig(num_classes=3))
-    return DetectionTraining(recipe(**settings), ("blue", "red"), network)
+    folders = Folders[Boxes](("blue", "red"), (), (), Path())
+    return DetectionTraining(recipe(**settings), folders, network)
 
 
 def red_box(image: torch.Tensor) -> list[int]:

@@ -12,6 +12,7 @@ ENCODER = "encoder."
 """What stands before a backbone's names in files of other tasks."""
 
 BESIDE = {
+    "seg_head.aux_head.": "auxiliary head of a segmentation network, used in training only",
     "seg_head.": "segmentation head (DeepLabv3, PSPNet)",
     "ssd_heads.": "detection heads of SSD",
     "extra_layers.": "feature maps of SSD beyond stride 32",

@@ -100,12 +100,12 @@ class Classification:
         return before, after, before.argmax(axis=1) == after.argmax(axis=1)
 
     def training(
-        self, recipe: Recipe, class_names: Sequence[str], network: nn.Module
+        self, recipe: Recipe, folders: Folders[int], network: nn.Module
     ) -> ClassificationTraining:
         """Return the training side: datasets, batch augmentation, loss."""
         from mobilevit.tasks.classification.training import ClassificationTraining
 
-        return ClassificationTraining(recipe, class_names)
+        return ClassificationTraining(recipe, folders.class_names)
 
     def draw_run(self, model: Path, folders: Folders[int], folder: Path) -> None:
         """Draw ``confusion.png`` and ``mistakes.png``."""

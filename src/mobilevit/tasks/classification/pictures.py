@@ -46,13 +46,16 @@ def draw_mistakes(path: Path, mistakes: Sequence[Mistake]) -> None:
     )
 
 
-def draw_confusion(path: Path, confusion: Sequence[Sequence[int]], names: Sequence[str]) -> None:
+def draw_confusion(
+    path: Path, confusion: Sequence[Sequence[int]], names: Sequence[str], title: str = ""
+) -> None:
     """Draw a confusion matrix, each row as shares of its true class.
 
     Args:
         path: the PNG to write.
         confusion: (K, K) counts; a row is a true class.
         names: K class names.
+        title: to write above it.
     """
     counts = np.asarray(confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -62,6 +65,7 @@ def draw_confusion(path: Path, confusion: Sequence[Sequence[int]], names: Sequen
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xlabel("predicted")
     axes.set_ylabel("truth")
+    axes.set_title(title)
     if len(names) <= NAMED_CLASSES:
         labels = [_short(name) for name in names]
         axes.set_xticks(range(len(names)), labels, rotation=90, parse_math=False)

@@ -88,12 +88,12 @@ class Detection:
         return decode(outputs, contract, paths, top, threshold)
 
     def training(
-        self, recipe: Recipe, class_names: Sequence[str], network: nn.Module
+        self, recipe: Recipe, folders: Folders[Boxes], network: nn.Module
     ) -> DetectionTraining:
         """Return the training side: augmentation, targets of the network's anchors, loss."""
         from mobilevit.tasks.detection.training import DetectionTraining
 
-        return DetectionTraining(recipe, class_names, network)
+        return DetectionTraining(recipe, folders, network)
 
     def align(
         self, before: NDArray[np.float64], after: NDArray[np.float64], contract: Contract

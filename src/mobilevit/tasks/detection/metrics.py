@@ -215,9 +215,15 @@ def imperfect(labels: Sequence[Boxes], class_names: Sequence[str]) -> list[int]:
         found = metric.compute()
         return bool(found["map"] == found["recall"] == 1)
 
-    if not labels or is_perfect(labels):
-        return []
-    return [i for i, boxes in enumerate(labels) if not is_perfect([boxes])]
+    def search(start: int, end: int) -> list[int]:
+        if start == end or is_perfect(labels[start:end]):
+            return []
+        if end - start == 1:
+            return [start]
+        middle = (start + end) // 2
+        return search(start, middle) + search(middle, end)
+
+    return search(0, len(labels))
 
 
 def _in_pixels(rows: NDArray[np.float32], boxes: Boxes) -> NDArray[np.float64]:

@@ -14,8 +14,8 @@ from torchvision.transforms import v2
 
 from mobilevit.data.boxes import Box, Boxes
 from mobilevit.data.decoding import Picture
-from mobilevit.data.folders import Sample
-from mobilevit.data.transforms import TrainDataset
+from mobilevit.data.folders import Folders, Sample
+from mobilevit.data.transforms import TrainDataset, distortions
 from mobilevit.tasks.detection.matching import CODER, match, ssd_loss
 from mobilevit.training.recipe import Recipe
 
@@ -44,15 +44,9 @@ class DetectionTransform:
                 v2.RandomHorizontalFlip(recipe.augmentation.flip),
             ]
         )
-        changes = (
-            v2.ColorJitter(brightness=(0.875, 1.125)),
-            v2.ColorJitter(contrast=(0.5, 1.5)),
-            v2.ColorJitter(saturation=(0.5, 1.5)),
-            v2.ColorJitter(hue=(-0.05, 0.05)),
-        )
         self.finish = v2.Compose(
             [
-                *(v2.RandomApply([change], config.distort) for change in changes),
+                *distortions(recipe.augmentation.distort),
                 v2.ClampBoundingBoxes(),
                 v2.SanitizeBoundingBoxes(),
             ]
@@ -113,8 +107,8 @@ class DetectionTraining:
 
     score_name = "matched"
 
-    def __init__(self, recipe: Recipe, class_names: Sequence[str], network: Any) -> None:
-        self.class_names = class_names
+    def __init__(self, recipe: Recipe, folders: Folders[Boxes], network: Any) -> None:
+        self.class_names = folders.class_names
         self.transform = DetectionTransform(recipe)
         sizes = {*recipe.train_sizes}
         self.anchors: dict[int, Tensor] = {s: network.anchors((s, s)) for s in sizes}
