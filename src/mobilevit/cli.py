@@ -388,6 +388,7 @@ def _doctor(
     strict: Flag = False,
     size: int = 320,
     draw: Path | None = None,
+    task: Literal["classification", "detection", "segmentation"] | None = None,
     json: Json = False,
 ) -> int:
     """Examine this machine and, if one is given, a data set.
@@ -396,10 +397,12 @@ def _doctor(
         strict: Fail on warnings too.
         size: Side of the pictures to train on, in pixels, which boxes are measured at.
         draw: PNG to make, of some of the pictures with their labels.
+        task: What the data are for, where they have boxes and masks; none given: what is found
+            first of boxes, masks, class folders.
     """
     from mobilevit.verbs.doctor import doctor
 
-    report = doctor(data, size=size, draw=draw)
+    report = doctor(data, size=size, draw=draw, task=task)
     _show(report, json)
     strictly = [finding for finding in report.findings if finding.severity != "info"]
     return int(not report.ok or (strict and bool(strictly)))

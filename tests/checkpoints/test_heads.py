@@ -21,7 +21,13 @@ from mobilevit import (
 from mobilevit.checkpoints import Checkpoint, architecture
 from mobilevit.checkpoints.writing import save_for
 from mobilevit.deployment.contract import Contract
-from mobilevit.networks import DeepLabV3, DeepLabV3Config, SSDLite, SSDLiteConfig
+from mobilevit.networks import (
+    DeepLabV3,
+    DeepLabV3Config,
+    SSDLite,
+    SSDLiteConfig,
+    TorchvisionLRASPP,
+)
 from peers import CLASSES, enliven, transformers_network
 
 NAMES = ("mobilevit_xxs", "mobilevitv2_050")
@@ -181,3 +187,12 @@ def test_heads_that_a_library_does_not_have_are_refused(tmp_path: Path) -> None:
     for make, library in ((deeplab, "timm"), (ssdlite, "timm"), (ssdlite, "transformers")):
         with pytest.raises(UserError, match=f"{library} has no (deeplabv3|ssdlite) on"):
             save_for(make("mobilevit_xxs"), tmp_path / "x", library)
+
+
+@pytest.mark.parametrize("library", ["timm", "transformers", "cvnets"])
+def test_networks_of_torchvision_are_not_written_for_others(library: str, tmp_path: Path) -> None:
+    name, network = "torchvision:lraspp_mobilenet_v3_large", TorchvisionLRASPP(3)
+    contract = Contract("segmentation", CLASSES, (64, 64), None, output="pixel_logits")
+    ours = Checkpoint(network.eval(), contract, architecture(name, network))
+    with pytest.raises(UserError, match=f"{name}: it is torchvision's.* files for {library}"):
+        save_for(ours, tmp_path / "x", library)

@@ -84,12 +84,14 @@ def _check_holds(architecture: Mapping[str, Any], library: str, bare: bool) -> N
     """
     if library == OURS:
         return
-    if architecture["model"].startswith(PREFIX):
-        raise UserError(
-            f"{architecture['model']}: its tensors have timm's names already, after 'network.'; "
-            f"it is not turned into files for {library}."
-        )
     name, head = architecture["model"], architecture.get("head")
+    if name.startswith(PREFIX):
+        raise UserError(
+            f"{name}: its tensors have timm's names already, after 'network.'; it is not turned "
+            f"into files for {library}."
+        )
+    if name not in VARIANTS:
+        raise UserError(f"{name}: it is torchvision's, and not turned into files for {library}.")
     usual = {**asdict(VARIANTS[name]), "output_stride": 32}
     if head:
         if (library, head["type"]) not in HEAD_ADAPTERS:

@@ -17,7 +17,7 @@ from mobilevit.data.findings import Finding
 from mobilevit.errors import UserError, nearest
 
 Label = TypeVar("Label")
-"""What is known of a picture: the index of its class (``int``), or its ``Boxes``."""
+"""What is known of a picture: the index of its class (``int``), its ``Boxes`` or its ``Mask``."""
 
 VAL_NAMES = ("val", "valid", "validation", "test")
 """Names of the folder to validate on; where there are several, the first of these is taken."""
@@ -33,7 +33,7 @@ _NUMBER = re.compile(r"(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Sample(Generic[Label]):
-    """A picture and its label: the index of its class in ``Folders.class_names``, or its boxes."""
+    """A picture and its label: the index of its class in ``Folders.class_names``, boxes, a mask."""
 
     path: Path
     label: Label
@@ -44,8 +44,8 @@ class Folders(Generic[Label]):
     """Labelled pictures, in two splits or three.
 
     Attributes:
-        class_names: of class folders sorted, of boxes as the user's files have them; a class
-            without pictures is among them.
+        class_names: of class folders sorted, of boxes and masks as the user's files have them; a
+            class without pictures is among them.
         train: the pictures to train on; of class folders by class and then by path.
         val: the pictures to validate on, in the same order.
         source: the folder, or the file, they were found in.
