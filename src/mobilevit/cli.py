@@ -231,7 +231,7 @@ def _predict(
         coco: File to write boxes to, in COCO's format of results.
         masks: New folder to write masks into, as PNGs of the numbers of the classes.
         tile: Segment pictures in overlapping tiles at their own size instead of shrinking them.
-        batch_size: Pictures, or tiles, run at a time.
+        batch_size: Pictures run at a time.
     """
     from mobilevit.verbs.predict import predict, split_words
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from inspect import signature
 from io import StringIO
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
+from mobilevit.checkpoints.files import architecture
 from mobilevit.data.mask_sets import read_masks
+from mobilevit.deployment.contract import Contract
 from mobilevit.deployment.runtimes import load_predictor
 from mobilevit.errors import UserError
 from mobilevit.verbs.evaluate import evaluate
@@ -252,3 +256,29 @@ def test_what_is_not_for_masks_is_said(
     for option in ({"masks": tmp_path / "y"}, {"tile": True}):
         with pytest.raises(UserError, match="it makes no masks"):
             predict(classifier, photos / "val", **option)
+
+
+def test_what_a_recipe_leaves_open_is_that_of_the_weights() -> None:
+    from mobilevit import Recipe
+    from mobilevit.checkpoints import Checkpoint
+    from mobilevit.training.fit import make_network
+
+    fine = Recipe().override(head="deeplabv3", output_stride=8, aux_weight=0.4)
+    plain = Recipe().override(head="deeplabv3")
+    with torch.device("meta"):
+        network = make_network(fine, 5)
+        contract = Contract("segmentation", tuple("abcde"), (64, 64), None, output="pixel_logits")
+        told = architecture("mobilevit_xxs", network)
+        again = make_network(plain, 5, Checkpoint(network, contract, told))
+        assert again.eval()(torch.empty(1, 3, 64, 64)).shape == (1, 5, 8, 8)
+        assert again.config == replace(network.config, aux=False)
+        coarse = make_network(plain, 5).eval()(torch.empty(1, 3, 64, 64))
+        assert coarse.shape == (1, 5, 4, 4)
+        timm = make_network(plain.override(model="timm:mobilenetv2_050"), 5).eval()
+        assert timm(torch.empty(1, 3, 64, 64)).shape == (1, 5, 4, 4)
+
+
+def test_torchvisions_network_has_no_second_head(masks: Path, tmp_path: Path) -> None:
+    model = "torchvision:lraspp_mobilenet_v3_large"
+    with pytest.raises(UserError, match="aux_weight"):
+        train(masks, model=model, output=tmp_path / "run", progress=False, epochs=1, aux_weight=0.4)

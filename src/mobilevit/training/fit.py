@@ -24,6 +24,7 @@ from mobilevit.data.transforms import EvalDataset, collate
 from mobilevit.errors import DivergedError, UserError
 from mobilevit.networks import Backbone, TimmNetwork
 from mobilevit.networks.timm import PREFIX
+from mobilevit.networks.torchvision_lraspp import NAME as TORCHVISION_LRASPP
 from mobilevit.networks.torchvision_ssdlite import NAME as TORCHVISION_SSDLITE
 from mobilevit.tasks.base import Metric, Task
 from mobilevit.training.display import Display
@@ -251,24 +252,21 @@ def make_network(recipe: Recipe, num_classes: int, like: Checkpoint | None = Non
         known = known if known.get("type") == head else {}
         background = int(head == "ssdlite")
         told["head"] = {**known, "type": head, "num_classes": num_classes + background}
-        if head == "deeplabv3":
-            told |= _for_masks(recipe, told, known)
         told["num_classes"] = 0
         if name.startswith((PREFIX, TORCHVISION_SSDLITE)):
             told = {"model": name, **numbers, "head": told["head"]}
+        if head == "deeplabv3":
+            stride = recipe.segmentation.output_stride
+            stride = stride or (theirs.get("output_stride", 16) if known else 16)
+            wide = {"aspp_width": 512, "aspp_rates": (12, 24, 36)} if stride == 8 else {}
+            aux = {"aux": recipe.segmentation.aux_weight > 0}
+            if aux["aux"] and name == TORCHVISION_LRASPP:
+                raise UserError(f"{name} has no second head to weigh: leave aux_weight out.")
+            told |= {"output_stride": stride, "head": {**wide, **told["head"], **aux}}
     try:
         return cast(Network, build(told))
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"{name} cannot be made with numbers {numbers} ({error}).") from error
-
-
-def _for_masks(recipe: Recipe, told: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
-    """Return what makes a DeepLabv3: the stride of the recipe, else of the weights, else 16."""
-    asked, theirs = recipe.segmentation.output_stride, told.get("output_stride", 16)
-    stride = asked or (theirs if known else 16)
-    wide = {"aspp_width": 512, "aspp_rates": (12, 24, 36)} if stride == 8 else {}
-    made = {"aux": recipe.segmentation.aux_weight > 0}
-    return {"output_stride": stride, "head": {**wide, **told["head"], **made}}
 
 
 def check_network(recipe: Recipe, num_classes: int) -> None:

@@ -92,7 +92,7 @@ def predict(
         top: answers for each picture, 1 or more; none: five labels, all boxes, all classes that a
             mask has.
         threads: threads that compute; by default as many as the runtime finds good.
-        batch_size: pictures run at a time.
+        batch_size: pictures run at a time; tiles come one by one.
         threshold: how sure an answer is at least, from 0 to 1; none: 0.3 for boxes, else 0.
         draw: a folder to write the pictures into, as PNG, with the answers drawn on them; it must
             be new or empty.
@@ -139,12 +139,16 @@ def predict(
     items: list[Prediction] = []
     unreadable: dict[str, str] = {}
     started = time.perf_counter()
-    answer = _tiled if tile else _whole
+    answers = (
+        _tiled(predictor, paths, top, threshold)
+        if tile
+        else _whole(predictor, paths, batch_size, top, threshold)
+    )
     with (
         making(Path(draw)) if draw else nullcontext() as drawings,
         making(Path(masks)) if masks else nullcontext() as numbers,
     ):
-        for found, broken in answer(predictor, paths, batch_size, top, threshold):
+        for found, broken in answers:
             unreadable |= broken
             items += found
             for item in found:
@@ -184,7 +188,6 @@ def _whole(
 def _tiled(
     predictor: Predictor,
     paths: Sequence[Path],
-    batch_size: int,
     top: int | None,
     threshold: float | None,
 ) -> Iterator[tuple[Sequence[Prediction], dict[str, str]]]:
@@ -199,7 +202,7 @@ def _tiled(
         except PictureError as error:
             yield (), {str(path): str(error).removeprefix(f"{path}: ")}
             continue
-        mask = segment(predictor, picture, batch_size, threshold)
+        mask = segment(predictor, picture, threshold=threshold)
         yield (Prediction.of(path, mask, predictor.contract, top),), {}
 
 

@@ -21,7 +21,7 @@ from mobilevit.tasks.segmentation.predictions import choose, likeliest, resize_l
 def segment(
     predictor: Predictor,
     picture: Image.Image,
-    batch_size: int = 4,
+    batch_size: int = 1,
     threshold: float | None = None,
     scale: float = 1.0,
     overlap: float = 0.25,
@@ -38,7 +38,7 @@ def segment(
     Args:
         predictor: runs the network.
         picture: upright RGB.
-        batch_size: tiles run at a time.
+        batch_size: tiles run at a time; more take more memory and save a CPU no time.
         threshold: how probable a pixel's class is at least; pixels that are less sure are
             ``IGNORED``. None: every pixel is given its most probable class.
         scale: pixels of the input that one pixel of the picture becomes, along a side; 1: a tile is
