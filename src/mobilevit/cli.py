@@ -121,8 +121,9 @@ def _train(arguments: Sequence[str]) -> Callable[..., int]:
 
         weights = _given(arguments, "--weights") or None
         words = [word for word in arguments[1:] if not word.startswith("-")]
-        recipes = {usual_recipe(word, weights) for word in words}
-        usual = usual_recipe(None, weights)
+        head = _given(arguments, "--head") or None
+        recipes = {usual_recipe(word, weights, head) for word in words}
+        usual = usual_recipe(None, weights, head)
         usual = next((name for name in (BOXES_RECIPE, MASKS_RECIPE) if name in recipes), usual)
     chosen = _given(arguments, "--recipe") or usual
     defaults = load_recipe(chosen) if "train" in arguments[:1] else Recipe()
@@ -225,7 +226,8 @@ def _predict(
     """Predict what is on pictures.
 
     Args:
-        top: Answers for each picture; none given: five labels, all boxes, all classes of a mask.
+        top: Answers for each picture; none given: five labels, all boxes; of a mask, the classes
+            that its line names.
         threshold: How sure an answer is at least, 0 to 1; none given: 0.3 for boxes, else 0.
         draw: New folder to write the pictures into with the answers drawn on them.
         coco: File to write boxes to, in COCO's format of results.

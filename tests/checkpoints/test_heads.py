@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from mobilevit import (
     UserError,
@@ -196,3 +197,27 @@ def test_networks_of_torchvision_are_not_written_for_others(library: str, tmp_pa
     ours = Checkpoint(network.eval(), contract, architecture(name, network))
     with pytest.raises(UserError, match=f"{name}: it is torchvision's.* files for {library}"):
         save_for(ours, tmp_path / "x", library)
+
+
+@pytest.mark.parametrize("change", ["lost", "misshapen"])
+def test_a_segmenter_that_is_not_whole_is_refused(change: str, tmp_path: Path) -> None:
+    save_for(deeplab("mobilevit_xxs"), tmp_path / "saved", "transformers")
+    file = tmp_path / "saved" / "model.safetensors"
+    tensors = load_file(file)
+    name = next(n for n in tensors if "aspp.convs.2" in n and n.endswith("convolution.weight"))
+    if change == "lost":
+        del tensors[name]
+    else:
+        tensors[name] = tensors[name][:, :-1].contiguous()
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(UserError, match="aspp"):
+        load_pretrained(tmp_path / "saved")
+
+
+def test_a_contract_without_a_crop_comes_back_from_transformers(tmp_path: Path) -> None:
+    contract = Contract("classification", CLASSES, (64, 96), None)
+    network = create_model("mobilevit_xxs", num_classes=3)
+    given = Checkpoint(network, contract, architecture("mobilevit_xxs", network))
+    save_for(given, tmp_path / "saved", "transformers")
+    back = load_pretrained(tmp_path / "saved").checkpoint.contract
+    assert (back.size, back.resize) == ((64, 96), None)

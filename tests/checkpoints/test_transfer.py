@@ -51,9 +51,9 @@ def test_nothing_stays_new_that_must_not(name: str, tensors: dict[str, Tensor]) 
     network = create_model("mobilevit_xxs", num_classes=4)
     assert transfer(lost, network, "x").new == (name,)
     with pytest.raises(UserError, match=f"no '{name}'"):
-        transfer(lost, network, "x", optional=())
+        match(lost, network, "x")
     with pytest.raises(UserError, match=f"'{name}' has the shape"):
-        transfer(tensors | {name: torch.zeros(3)}, network, "x", optional=())
+        match(tensors | {name: torch.zeros(3)}, network, "x")
 
 
 def test_each_tensor_is_told_once(tensors: dict[str, Tensor]) -> None:

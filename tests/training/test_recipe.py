@@ -224,3 +224,22 @@ def test_needs_no_torch() -> None:
         "import sys, mobilevit; mobilevit.load_recipe('photos'); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_key_in_the_wrong_section_is_sent_to_its_own() -> None:
+    with pytest.raises(UserError, match=r"'detection\.distort'\. It is 'augmentation\.distort'"):
+        Recipe.from_dict({"detection": {"distort": 0.5}}, "old.yaml")
+
+
+@pytest.mark.parametrize(
+    ("head", "settings", "message"),
+    [
+        ("ssdlite", {"mixup": 0.2}, "mixup is for classification.*boxes for detection"),
+        ("classifier", {"iou_crop": 0.5}, "iou_crop is for detection"),
+        ("ssdlite", {"balance": 0.5}, "balance is for segmentation"),
+        ("deeplabv3", {"crop_scale": (0.5, 1.0)}, "masks for segmentation"),
+    ],
+)
+def test_what_another_task_is_trained_with_is_refused(head, settings, message) -> None:
+    with pytest.raises(UserError, match=message):
+        Recipe().override(head=head, **settings)

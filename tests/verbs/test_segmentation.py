@@ -155,7 +155,7 @@ def test_masks_come_at_the_pictures_size_with_the_users_own_numbers(
     truth = {sample.path: sample.label for sample in read_masks(masks).val}
     right = 0.0
     for item in found:
-        with Image.open(tmp_path / "out" / f"{Path(item.path).name}.png") as mask:
+        with Image.open(tmp_path / "out" / f"{Path(item.path).stem}.png") as mask:
             numbers = np.asarray(mask)
         assert numbers.shape == (70, 105)
         assert set(np.unique(numbers)) <= {0, 7, 42}
@@ -250,7 +250,7 @@ def test_what_is_not_for_masks_is_said(
         predict(run.folder, masks / "images", coco=tmp_path / "x.json")
     with pytest.raises(UserError, match="mixup is for classification"):
         train(masks, output=tmp_path / "a", mixup=0.2)
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="holds no masks"):
         train(photos, recipe="masks", output=tmp_path / "b")
     classifier = make_run(tmp_path / "run", photos, ("disc", "square", "stripes"), {})
     for option in ({"masks": tmp_path / "y"}, {"tile": True}):
@@ -280,5 +280,51 @@ def test_what_a_recipe_leaves_open_is_that_of_the_weights() -> None:
 
 def test_torchvisions_network_has_no_second_head(masks: Path, tmp_path: Path) -> None:
     model = "torchvision:lraspp_mobilenet_v3_large"
-    with pytest.raises(UserError, match="aux_weight"):
-        train(masks, model=model, output=tmp_path / "run", progress=False, epochs=1, aux_weight=0.4)
+    for setting in ({"aux_weight": 0.4}, {"output_stride": 8}, {"numbers": {"layers": (1,)}}):
+        with pytest.raises(UserError, match="aux_weight, numbers and output_stride"):
+            train(masks, model=model, output=tmp_path / "run", progress=False, epochs=1, **setting)
+
+
+def test_a_head_that_is_asked_for_decides_the_recipe(photos: Path) -> None:
+    assert usual_recipe(photos, None, "deeplabv3") == "masks"
+    assert usual_recipe(photos, "imagenette", "ssdlite") == "boxes"
+
+
+def test_predicted_masks_are_read_as_labels(artefact: Path, masks: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").symlink_to(masks / "images" / "val")
+    predict(artefact, masks / "images" / "val", masks=tmp_path / "masks")
+    (tmp_path / "classes.txt").write_text("0 road\n7 brick\n42 pool\n", encoding="utf-8")
+    found = read_masks(tmp_path, None)
+    assert len(found.train) == 6
+    assert not found.findings
+
+
+def test_drawings_and_masks_need_a_folder_each(artefact: Path, masks: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="a folder each"):
+        predict(artefact, masks / "images" / "val", draw=out, masks=out)
+    assert not out.exists()
+
+
+def test_an_export_is_compared_on_pictures_and_not_on_masks(
+    run: Run, masks: Path, tmp_path: Path
+) -> None:
+    report = export(run.folder, data=masks, output=tmp_path / "x.onnx")
+    assert report.comparison.pictures == 6
+
+
+def test_broken_pictures_and_masks_are_left_out_of_training(masks: Path, tmp_path: Path) -> None:
+    for kind in ("images", "masks"):
+        for split in ("train", "val"):
+            (tmp_path / kind / split).mkdir(parents=True)
+            for index in range(3):
+                file = masks / kind / split / f"{index}.png"
+                (tmp_path / kind / split / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "classes.txt").write_bytes((masks / "classes.txt").read_bytes())
+    broken = [tmp_path / "images" / "train" / "1.png", *tmp_path.glob("masks/*/2.png")]
+    for file in broken:
+        file.write_bytes(file.read_bytes()[:-300])
+    settings = SETTINGS | {"epochs": 1, "batch_size": 2, "balance": 0.5}
+    with pytest.warns(UserWarning, match="left out"):
+        done = train(tmp_path, output=tmp_path / "run", progress=False, check=False, **settings)
+    assert done.metrics["samples"] == 2

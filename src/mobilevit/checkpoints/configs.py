@@ -220,13 +220,17 @@ def _transformers(
         raise _normalised(source, processor.get("image_mean"), processor.get("image_std"))
     crop, short = processor.get("crop_size", 256), processor.get("size", 288)
     size = (crop["height"], crop["width"]) if isinstance(crop, dict) else (crop, crop)
-    if isinstance(short, dict):
+    whole = isinstance(short, dict) and "height" in short
+    if whole and not processor.get("do_center_crop", True):
+        size = (short["height"], short["width"])
+    elif isinstance(short, dict):
         short = short.get("shortest_edge") or min(short["height"], short["width"])
     labels = configs.get(CONFIG, {}).get("id2label")
     if labels is not None:
         labels = [labels[str(i)] for i in range(len(labels))]
     number = int(processor.get("resample", 2))
-    return (int(size[0]), int(size[1])), int(short), _KERNELS.get(number, str(number)), labels
+    resize = None if isinstance(short, dict) else int(short)
+    return (int(size[0]), int(size[1])), resize, _KERNELS.get(number, str(number)), labels
 
 
 def _timm(

@@ -193,12 +193,14 @@ def _foreign(
 def _filled(
     architecture: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str
 ) -> tuple[nn.Module, Transfer]:
-    """Make a network and load all of its tensors; without a classifier, ``final`` may be missing.
+    """Make a network and load all of its tensors.
+
+    Without a classifier ``final`` may be missing, and always the second head that only trains.
 
     Raises:
         UserError: when the tensors are not those of the architecture.
     """
-    optional = () if outputs(architecture) else ("final.",)
+    optional = ("aux.",) if outputs(architecture) else ("aux.", "final.")
     try:
         with torch.device("meta"):  # shapes that do not fit are found before they take memory
             chosen, done = match(tensors, build(architecture), where, optional)

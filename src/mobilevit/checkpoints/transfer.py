@@ -12,7 +12,6 @@ from mobilevit.errors import UserError
 from mobilevit.networks import DeepLabV3, SSDLite, TimmNetwork
 
 STEM = "stem.conv.weight"
-OPTIONAL = ("head.", "final.")
 """Parts that may be made anew: the classifier, and what backbones of other tasks go without."""
 
 
@@ -46,10 +45,17 @@ def transfer(
     tensors: Mapping[str, Tensor],
     network: nn.Module,
     source: str,
-    optional: tuple[str, ...] = OPTIONAL,
     new_head: bool = False,
 ) -> Transfer:
-    """Load tensors into a network, in place; see ``match``."""
+    """Load tensors into a network that is to be trained, in place; see ``match``.
+
+    What stands behind its stages may stay new.
+    """
+    optional = ("final.", *_classifiers(network))
+    if isinstance(network, SSDLite):
+        optional = ("extras.", "heads.")
+    elif isinstance(network, DeepLabV3):
+        optional = ("aspp.", "aux.", "head.")
     chosen, done = match(tensors, network, source, optional, new_head)
     network.load_state_dict(chosen, strict=False)
     return done
@@ -59,7 +65,7 @@ def match(
     tensors: Mapping[str, Tensor],
     network: nn.Module,
     source: str,
-    optional: tuple[str, ...] = OPTIONAL,
+    optional: tuple[str, ...] = (),
     new_head: bool = False,
 ) -> tuple[dict[str, Tensor], Transfer]:
     """Find out which tensors go into a network, and how.
@@ -82,16 +88,7 @@ def match(
         UserError: when a shape does not fit, or a tensor that is not optional is missing.
     """
     own = network.state_dict()
-    heads: tuple[str, ...] = ("head.",)
-    if isinstance(network, TimmNetwork):
-        heads = network.classifiers
-        optional = (*optional, *heads)
-    elif isinstance(network, SSDLite):
-        heads = tuple(f"heads.{i}.predict." for i in range(len(network.heads)))
-        optional = ("extras.", "heads.")
-    elif isinstance(network, DeepLabV3):
-        heads = ("head.", "aux.predict.")
-        optional = ("aspp.", "aux.", "head.")
+    heads = _classifiers(network)
     chosen: dict[str, Tensor] = {}
     adapted, new = {}, []
     for name, mine in own.items():
@@ -116,6 +113,15 @@ def match(
     loaded = {name: tensor.numel() for name, tensor in chosen.items() if name not in adapted}
     ignored = tuple(name for name in tensors if name not in own)
     return chosen, Transfer(loaded, adapted, tuple(new), ignored)
+
+
+def _classifiers(network: nn.Module) -> tuple[str, ...]:
+    """Return the beginnings of the names of what tells classes apart."""
+    if isinstance(network, TimmNetwork):
+        return network.classifiers
+    if isinstance(network, SSDLite):
+        return tuple(f"heads.{i}.predict." for i in range(len(network.heads)))
+    return ("head.", "aux.predict.") if isinstance(network, DeepLabV3) else ("head.",)
 
 
 def _for_channels(weight: Tensor, channels: int) -> Tensor:

@@ -160,6 +160,8 @@ def fit(
                     group["lr"] = rate * group["lr_scale"]
                 if not len(batch[1]):
                     raise UserError("none of a batch's pictures can be read; is the disk gone?")
+                if len(batch[1]) == 1:  # the others cannot be read, and batch-norm takes two
+                    batch = [part.repeat_interleave(2, dim=0) for part in batch]
                 pictures, targets = side.prepare(*fabric.to_device(batch))
                 if progress.updates == 0 and fabric.is_global_zero:
                     side.draw_batch(run.batch, pictures, targets)
@@ -259,9 +261,13 @@ def make_network(recipe: Recipe, num_classes: int, like: Checkpoint | None = Non
             stride = recipe.segmentation.output_stride
             stride = stride or (theirs.get("output_stride", 16) if known else 16)
             wide = {"aspp_width": 512, "aspp_rates": (12, 24, 36)} if stride == 8 else {}
+            if "output_stride" in numbers:
+                raise UserError("output_stride is a setting of its own (--output-stride).")
             aux = {"aux": recipe.segmentation.aux_weight > 0}
-            if aux["aux"] and name == TORCHVISION_LRASPP:
-                raise UserError(f"{name} has no second head to weigh: leave aux_weight out.")
+            if name == TORCHVISION_LRASPP and (aux["aux"] or numbers or stride != 16):
+                raise UserError(
+                    f"{name} is what it is: leave aux_weight, numbers and output_stride out."
+                )
             told |= {"output_stride": stride, "head": {**wide, **told["head"], **aux}}
     try:
         return cast(Network, build(told))
@@ -283,7 +289,7 @@ def check_network(recipe: Recipe, num_classes: int) -> None:
             except (AssertionError, RuntimeError, ValueError) as error:
                 raise UserError(
                     f"{recipe.model_name} does not take {height} x {width} pixels ({error}). "
-                    "Choose other sizes (--size, --sizes)."
+                    "Choose other sizes (--size, --sizes, --eval-shape)."
                 ) from error
 
 

@@ -156,7 +156,8 @@ class SegmentationConfig:
     """Height and width that pictures are stretched to in evaluation; none given: `size` both."""
     output_stride: Literal[16, 8] | None = None
     """Pixels between two places that are named before the upsampling; none given: the weights',
-    else 16. At 8 the pyramid is twice as wide with twice the rates, as in the authors' code."""
+    else 16. At 8 a new pyramid is twice as wide with twice the rates, as in the authors' code; one
+    that comes with the weights is kept as it is."""
     aux_weight: float = 0.0
     """Weight of the loss of a second head on the stage before the last; 0: no such head."""
     balance: float = 0.0
@@ -287,7 +288,9 @@ class Recipe:
             found = {}
             for key, value in (values or {}).items():
                 if key not in types_:
-                    raise UserError(f"{source}: unknown key '{name}.{key}'.{nearest(key, types_)}")
+                    homes = [home for home in known if key in (f.name for f in _fields(home))]
+                    hint = f" It is '{homes[0]}.{key}'." if homes else nearest(key, types_)
+                    raise UserError(f"{source}: unknown key '{name}.{key}'.{hint}")
                 found[key] = checked_value(value, types_[key], f"{source}: {name}.{key}")
             recipe = replace(recipe, **{name: replace(getattr(recipe, name), **found)})
         return recipe.validated(source)
@@ -348,8 +351,10 @@ class Recipe:
             for name in names:
                 if name in changed and task != self.task:
                     raise UserError(
-                        f"{source}: {name} is for {task}, this trains a network for {self.task} "
-                        f"(head {self.model.head}), which goes without it. Leave it out."
+                        f"{source}: {name} is for {task}, but with the head {self.model.head} a "
+                        f"network is trained for {self.task}, which goes without it. Leave it out, "
+                        "or start from a recipe for that: photos and finetune are for "
+                        "classification, boxes for detection, masks for segmentation."
                     )
         return self
 

@@ -153,7 +153,7 @@ def export(
                 f"{path}: not written. On {comparison.pictures} pictures its outputs differ from "
                 f"PyTorch's by up to {comparison.max_difference:.3g}; allowed is "
                 f"{comparison.limit:.3g}, that is {allowed:g} of their range. The first answer is "
-                f"the same for {comparison.agreement:.1%}. A larger tolerance accepts that."
+                f"the same for {comparison.agreement:.2%}. A larger tolerance accepts that."
             )
         exporter.annotate(beside, {COMPARISON: json.dumps(comparison.to_dict())})
     report = ExportReport(
@@ -172,10 +172,14 @@ def _pictures(
 ) -> list[Path]:
     """Return the pictures to compare on."""
     from mobilevit.data.folders import pictures
+    from mobilevit.data.mask_sets import mask_format
     from mobilevit.deployment.runtimes import remembered_data
     from mobilevit.tasks import get_task
 
-    if data is not None:
+    task = get_task(contract.task)
+    if data is not None and contract.task == "segmentation" and mask_format(data):
+        found = [sample.path for sample in task.read(data, val_fraction).val]
+    elif data is not None:
         found = pictures([data])
     else:
         folder = remembered_data(source)
@@ -185,6 +189,6 @@ def _pictures(
                 f"{source}: real pictures are needed to check the export, and {gone}. Name a "
                 "folder of pictures with data=FOLDER (--data FOLDER)."
             )
-        found = [sample.path for sample in get_task(contract.task).read(folder, val_fraction).val]
+        found = [sample.path for sample in task.read(folder, val_fraction).val]
     step = max(len(found) / COMPARED, 1)
     return [found[int(i * step)] for i in range(min(len(found), COMPARED))]

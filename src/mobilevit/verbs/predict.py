@@ -89,8 +89,8 @@ def predict(
         model: whatever ``load_predictor`` takes; an ``.onnx`` file needs no torch. Without
             ``pictures`` it is what to look at, if ``split_words`` finds no model in it.
         pictures: files, folders (searched to their depth) and patterns like ``"photos/*.jpg"``.
-        top: answers for each picture, 1 or more; none: five labels, all boxes, all classes that a
-            mask has.
+        top: answers for each picture, 1 or more; none: five labels, all boxes. Of a mask, classes
+            in the line for people; none: all.
         threads: threads that compute; by default as many as the runtime finds good.
         batch_size: pictures run at a time; tiles come one by one.
         threshold: how sure an answer is at least, from 0 to 1; none: 0.3 for boxes, else 0.
@@ -98,8 +98,8 @@ def predict(
             be new or empty.
         coco: a file to write the boxes to, as COCO has results of detection: JSON, each with
             ``image_id``, ``category_id``, ``bbox`` and ``score``; it must not be there yet.
-        masks: a folder to write the mask of each picture into, as PNG, with the numbers of the
-            classes at the picture's own size; it must be new or empty.
+        masks: a folder to write the mask of each picture into, as a PNG of the picture's name, with
+            the numbers of the classes at the picture's own size; it must be new or empty.
         tile: segment pictures at their own size, in overlapping tiles of the network's size,
             instead of stretching them to it.
 
@@ -136,6 +136,8 @@ def predict(
                 f"{predictor.path}: it makes no masks, it is for {task.name}. Leave {option}= "
                 f"(--{option})."
             )
+    if draw is not None and masks is not None and Path(draw).resolve() == Path(masks).resolve():
+        raise UserError(f"{masks}: drawings and masks need a folder each.")
     items: list[Prediction] = []
     unreadable: dict[str, str] = {}
     started = time.perf_counter()
@@ -156,7 +158,8 @@ def predict(
                 if drawings is not None:
                     item.draw(read_picture(item.path)).save(_free(drawings, name))
                 if numbers is not None:
-                    item.save_mask(_free(numbers, name))  # type: ignore[attr-defined]
+                    path = _free(numbers, Path(name).stem)
+                    item.save_mask(path)  # type: ignore[attr-defined]
     seconds = time.perf_counter() - started
     predictions = Predictions(str(predictor.path), tuple(items), unreadable, seconds)
     if coco is not None:

@@ -117,7 +117,7 @@ def train(
     elif data is None:
         raise UserError("train needs a folder of pictures, or resume=RUN to go on with a run.")
     else:
-        base = recipe or usual_recipe(data, weights)
+        base = recipe or usual_recipe(data, weights, settings.get("head"))
         chosen = base if isinstance(base, Recipe) else load_recipe(base)
         chosen = chosen.override(**settings)
         task = get_task(chosen.task)
@@ -130,18 +130,21 @@ def train(
     return train_folders(task, folders, chosen, run, saved, start, check, progress)
 
 
-def usual_recipe(data: str | Path | None, weights: str | Path | None) -> str:
+def usual_recipe(
+    data: str | Path | None, weights: str | Path | None, head: str | None = None
+) -> str:
     """Return the recipe for data where none is named.
 
-    It is ``boxes`` for what ``box_format`` knows, ``masks`` for what ``mask_format`` knows, else
+    A head that is asked for decides; where none is,
+    it is ``boxes`` for what ``box_format`` knows, ``masks`` for what ``mask_format`` knows, else
     ``finetune`` with weights and ``photos`` without.
     """
     from mobilevit.data.box_sets import box_format
     from mobilevit.data.mask_sets import mask_format
 
-    if data is not None and box_format(data):
+    if head == "ssdlite" or (head is None and data is not None and box_format(data)):
         return BOXES_RECIPE
-    if data is not None and mask_format(data):
+    if head == "deeplabv3" or (head is None and data is not None and mask_format(data)):
         return MASKS_RECIPE
     return DEFAULT_RECIPE if weights is None else FINETUNE_RECIPE
 

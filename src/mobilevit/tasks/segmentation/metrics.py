@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilevit.data.decoding import PictureError
 from mobilevit.data.masks import IGNORED, Mask
 from mobilevit.errors import UserError
 from mobilevit.tasks.outputs import check_finite
@@ -39,7 +41,6 @@ class IntersectionOverUnion:
 
         Raises:
             UserError: when a logit is NaN or infinite.
-            PictureError: when a mask cannot be read.
             ValueError: when the shapes do not agree or a mask has another class.
         """
         classes = len(self.class_names)
@@ -50,7 +51,11 @@ class IntersectionOverUnion:
             )
         check_finite(outputs)
         for logits, label in zip(outputs, labels, strict=True):
-            truth = label.read()
+            try:
+                truth = label.read()
+            except PictureError as error:
+                warnings.warn(f"left out: {error}", stacklevel=2)
+                continue
             counted = truth != IGNORED
             known = truth[counted]
             if known.max(initial=0) >= classes:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from mobilevit.data.decoding import Picture
+from mobilevit.data.decoding import Picture, PictureError
 from mobilevit.data.folders import Folders, Sample
 from mobilevit.data.masks import IGNORED, Mask
 from mobilevit.data.transforms import TrainDataset, distortions
@@ -119,10 +119,15 @@ class SegmentationTraining:
         return self._loss(logits, targets) + self.aux_weight * self._loss(aux, targets)
 
     def score(self, outputs: Outputs, targets: Tensor) -> Tensor:
-        """Return the share of the labelled pixels given the right class, times the pictures."""
+        """Return the share of the labelled places given the right class, times the pictures.
+
+        Places are those of the logits, each with the class of the pixel nearest to it.
+        """
         logits = outputs if isinstance(outputs, Tensor) else outputs[0]
-        labelled = targets != IGNORED
-        right = (_upsampled(logits.detach(), targets).argmax(1) == targets) & labelled
+        size = (logits.shape[-2], logits.shape[-1])
+        nearest = F.interpolate(targets[:, None].float(), size, mode="nearest-exact")[:, 0]
+        labelled = nearest != IGNORED
+        right = (logits.argmax(1) == nearest) & labelled
         share: Tensor = right.sum() / labelled.sum().clamp(min=1)
         return share * len(targets)
 
@@ -151,7 +156,11 @@ def count_pixels(samples: Sequence[Sample[Mask]], classes: int) -> Tensor:
     """Return how many pixels (K,) of the masks each class has."""
 
     def count(sample: Sample[Mask]) -> NDArray[np.int64]:
-        return np.bincount(sample.label.read().ravel(), minlength=256)[:classes]
+        try:
+            mask = sample.label.read()
+        except PictureError:  # left out in training too, with a warning
+            return np.zeros(classes, np.int64)
+        return np.bincount(mask.ravel(), minlength=256)[:classes]
 
     with ThreadPoolExecutor() as pool:
         return torch.from_numpy(sum(pool.map(count, samples), np.zeros(classes, np.int64)))
