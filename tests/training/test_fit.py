@@ -381,3 +381,23 @@ def test_training_goes_on_from_a_run_by_weights(finished: Run, tiny: Path, tmp_p
     assert rows(run)[0]["val_top1"] >= 0.9
     assert rows(run)[0]["updates"] == 3
     assert (finished.folder / "best.safetensors").read_bytes() == before
+
+
+def test_dilated_filters_learn_from_true_gradients_in_bf16() -> None:
+    from mobilevit.training.fit import exact_dilation
+
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(64, 64, 3, padding=2, dilation=2, groups=64, bias=False)
+    x, wanted = torch.randn(4, 64, 40, 40), torch.randn(4, 64, 40, 40)
+    layer(x).backward(wanted)
+    expected = layer.weight.grad.clone()
+    layer.weight.grad = None
+    exact_dilation(layer.to(memory_format=torch.channels_last))
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(x.bfloat16().contiguous(memory_format=torch.channels_last))
+        assert (
+            torch.nn.functional.linear(torch.ones(1, 1), torch.ones(1, 1)).dtype == torch.bfloat16
+        )
+    out.backward(wanted.to(out.dtype).contiguous(memory_format=torch.channels_last))
+    error = (layer.weight.grad - expected).abs().max() / expected.abs().max()
+    assert float(error) < 0.02

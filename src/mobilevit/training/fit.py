@@ -97,6 +97,8 @@ def fit(
         fabric.strategy.precision.load_state_dict(progress.scaler)
     if recipe.training.compile:
         raw.compile(dynamic=False)
+    if fabric.device.type == "cpu":
+        exact_dilation(raw)
     network, stepper = fabric.setup(raw, optimizer)
     sampler = MultiScaleSampler(
         len(folders.train),
@@ -323,6 +325,28 @@ def attention_kernel(fabric: Fabric) -> AbstractContextManager[None]:
     if fabric.device.type == "cpu":
         return sdpa_kernel(SDPBackend.MATH)
     return nullcontext()
+
+
+def exact_dilation(network: nn.Module) -> None:
+    """Compute dilated depth-wise convolutions in fp32 where the rest of a network is in bf16.
+
+    On a processor the gradients of their filters are noise in bf16 and channels-last, at maps of 32
+    x 32 and more (torch 2.14, oneDNN). At output stride 8 a MobileViT has such filters.
+    """
+    before: list[bool] = []
+
+    def begin(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        before.append(torch.is_autocast_enabled("cpu"))
+        torch.set_autocast_enabled("cpu", False)
+        return (inputs[0].float(),)
+
+    def end(*_: Any) -> None:
+        torch.set_autocast_enabled("cpu", before.pop())
+
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d) and layer.groups > 1 and max(layer.dilation) > 1:
+            layer.register_forward_pre_hook(begin)
+            layer.register_forward_hook(end)
 
 
 def graphs(recipe: Recipe, full: bool) -> AbstractContextManager[None]:
