@@ -51,13 +51,61 @@ def test_colours_are_written_in_many_ways(tmp_path, name, content):
     assert (found.names, found.numbers) == (("road", "car"), (0, 1))
     colours = {number_of((128, 64, 32)): 0, number_of((10, 20, 30)): 1, 0: IGNORED}
     assert found.indices(header("RGB")) == colours
-    assert found.indices(header("P", (0, 0, 0, 10, 20, 30, 9, 9, 9))) == {0: IGNORED, 1: 1}
+    assert found.indices(header("P", (0, 0, 0, 10, 20, 30, 9, 9, 9))) == {
+        **{0: IGNORED, 1: 1},
+        IGNORED: IGNORED,
+    }
     assert found.indices(header("L")) == {0: 0, 1: 1, 2: IGNORED, 3: IGNORED, 255: IGNORED}
 
 
 def test_black_and_white_are_greys_as_well(tmp_path):
     found = listed(tmp_path, "background 0 0 0\nskin 255 255 255")
     assert found.indices(header("L")) == {0: 0, 255: 1}
+    assert found.indices(header("1")) == {0: 0, 1: 1}
+
+
+def test_255_of_a_palette_is_a_class_where_its_colour_is_listed(tmp_path):
+    found = listed(tmp_path, "background 0 0 0\nskin 255 255 255")
+    assert found.indices(header("P", (0, 0, 0) * 255 + (255, 255, 255)))[255] == 1
+
+
+def test_the_number_after_the_last_may_be_a_mistake_if_no_numbers_are_written(tmp_path):
+    assert listed(tmp_path, "cat\ndog").spare == {2, number_of((2, 2, 2))}
+    assert listed(tmp_path, "cat 0 0 0\ndog 1 1 1").spare == {2}
+    assert listed(tmp_path, "0 cat\n1 dog").spare == frozenset()
+    assert listed(tmp_path, "\n".join(f"class{i}" for i in range(255))).spare == frozenset()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "name,id\nsea lion,4\ncar,9",
+        'Name,ID\n"sea lion","4"\n"car","9"\n',
+        "id;class_name\n4;sea lion\n9;car",
+        "name,class_index,r,g,b\nsea lion,4,1,2,3\ncar,9,4,5,6",
+        '"sea lion", 4\ncar, 9',
+    ],
+)
+def test_tables_of_names_and_numbers_are_read_with_a_head_or_without(tmp_path, content):
+    found = listed(tmp_path, content, "classes.csv")
+    assert (found.names, found.numbers) == (("sea lion", "car"), (4, 9))
+
+
+def test_a_table_may_have_names_only(tmp_path):
+    found = listed(tmp_path, 'name\nroad\n"sign, small"', "classes.csv")
+    assert (found.names, found.numbers) == (("road", "sign, small"), (0, 1))
+
+
+def test_numbers_may_stand_behind_the_names_unless_they_name_them(tmp_path):
+    found = listed(tmp_path, "road: 7\nbig car: 9")
+    assert (found.names, found.numbers) == (("road", "big car"), (7, 9))
+    assert listed(tmp_path, "lane 1\nlane 2").names == ("lane 1", "lane 2")
+    assert listed(tmp_path, "lane 1\nroad 1").names == ("lane 1", "road 1")
+
+
+def test_names_of_no_class_may_have_lines_around(tmp_path):
+    found = listed(tmp_path, "__ignore__\n_background_\ncat", "class_names.txt")
+    assert (found.names, found.numbers) == (("_background_", "cat"), (1, 2))
 
 
 def test_a_table_has_numbers_and_colours(tmp_path):

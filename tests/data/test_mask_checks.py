@@ -91,16 +91,29 @@ def test_numbers_that_are_no_class_are_an_error(tmp_path):
     assert [Path(path).name for path in finding.paths] == ["a.png", "d.png"]
 
 
-def test_the_number_after_the_last_and_255_are_no_mistake(tmp_path):
+def test_the_number_after_the_last_is_ignored_but_told(tmp_path):
     two_splits(tmp_path)
     mask(tmp_path / "masks" / "train" / "a.png", (0, 1, 2, 255))
+    result = looked_at(tmp_path)
+    assert checks(result) == {"number-after-last": "warning"}
+    finding = result.findings[0]
+    assert "is in masks: 2 (320 pixels of 1 mask). It is ignored; but if" in finding.message
+    assert finding.paths == (str(tmp_path / "masks" / "train" / "a.png"),)
+    assert result.ignored_pixels["train"] == 640
+    text(tmp_path / "classes.txt", "cat\ndog\nignore")
     assert looked_at(tmp_path).findings == ()
+
+
+def test_greys_saved_in_colour_have_a_number_after_the_last(tmp_path):
+    two_splits(tmp_path)
+    mask(tmp_path / "masks" / "train" / "a.png", [(0, 0, 0), (2, 2, 2)])
+    assert checks(looked_at(tmp_path)) == {"number-after-last": "warning"}
 
 
 def test_colours_that_are_no_class_are_told_as_colours(tmp_path):
     two_splits(tmp_path)
     mask(tmp_path / "masks" / "train" / "a.png", [(0, 0, 0), (1, 2, 3)])
-    assert "197121, as a colour 1 2 3 (640 pixels of 1 mask)" in (
+    assert "no class: colour 1 2 3 (640 pixels of 1 mask)" in (
         found(looked_at(tmp_path), "unlisted-number").message
     )
 
@@ -113,11 +126,12 @@ def test_a_mask_that_ends_too_early_leaves_its_picture_out(tmp_path):
     broken.write_bytes(broken.read_bytes()[:-60])
     folders = read_masks(tmp_path)
     result = scan(folders, workers=1, progress=False)
-    finding = found(result, "unreadable-picture")
-    assert "1 picture cannot be read and will be left out: the mask cannot be read" in (
+    assert checks(result) == {"unreadable-mask": "warning"}
+    finding = found(result, "unreadable-mask")
+    assert "1 mask cannot be read and will be left out with the pictures: the mask" in (
         finding.message
     )
-    assert finding.paths == (str(tmp_path / "images" / "train" / "b.jpg"),)
+    assert finding.paths == (str(broken),)
     kept = drop_unreadable(folders, result).train
     assert [sample.path.name for sample in kept] == ["a.jpg", "c.jpg"]
 
@@ -176,13 +190,17 @@ def test_copies_with_other_masks_are_at_odds(tmp_path):
     result = looked_at(tmp_path)
     assert checks(result) == {"duplicate-picture": "warning", "label-conflict": "warning"}
     assert "with different masks (cat, dog)" in found(result, "label-conflict").message
+    mask(tmp_path / "masks" / "train" / "a.png", (0, 255))
+    message = found(looked_at(tmp_path), "label-conflict").message
+    assert "with different masks (dog)" in message
 
 
 def test_camvid(shared_data):
     folders = read_masks(shared_data / "camvid")
     folders = replace(folders, train=folders.train[::12], val=folders.val[::12], test=())
     result = scan(folders, workers=1, progress=False)
-    assert result.findings == ()
+    assert checks(result) == {"number-after-last": "warning"}
+    assert found(result, "number-after-last").message.startswith("the number after the last")
     assert result.pictures == {"train": 31, "val": 9}
     for split, count in result.pictures.items():
         pixels = sum(result.counts[split].values()) + result.ignored_pixels[split]

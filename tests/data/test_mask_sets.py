@@ -23,7 +23,7 @@ def names(samples: Any) -> list[str]:
     return [sample.path.name for sample in samples]
 
 
-@pytest.mark.parametrize("masks", ["masks", "labels", "annotations"])
+@pytest.mark.parametrize("masks", ["masks", "labels", "annotations", "mask", "gt"])
 def test_folders_side_by_side_without_a_split(tmp_path, masks):
     folder(tmp_path)
     (tmp_path / "masks").rename(tmp_path / masks)
@@ -46,6 +46,40 @@ def test_splits_in_the_folders_or_around_them(tmp_path):
         assert [len(data.train), len(data.val), len(data.test)] == [3, 2, 1]
         assert all(s.path.stem == s.label.path.stem for s in (*data.train, *data.val, *data.test))
         assert data.findings == ()
+
+
+@pytest.mark.parametrize("ending", ["_labels", "_masks", "annot"])
+def test_folders_of_masks_named_after_splits(tmp_path, ending):
+    for split in ("train", "val"):
+        picture(tmp_path / split / "a.jpg")
+        mask(tmp_path / f"{split}{ending}" / "a_L.png")
+    text(tmp_path / "classes.txt", "cat\ndog")
+    assert mask_format(tmp_path) == "folders"
+    data = read_masks(tmp_path)
+    assert (names(data.train), names(data.val), data.findings) == (["a.jpg"], ["a.jpg"], ())
+    assert data.val[0].label.path == tmp_path / f"val{ending}" / "a_L.png"
+
+
+def test_the_list_may_lie_above_the_pictures(tmp_path):
+    folder(tmp_path / "train")
+    (tmp_path / "train" / "images").rename(tmp_path / "train" / "image")
+    data = read_masks(tmp_path, None)
+    assert (names(data.train), data.class_names) == (["a.jpg", "b.jpg"], ("cat", "dog"))
+
+
+def test_masks_that_serve_another_split_are_not_left_out(tmp_path):
+    folder(tmp_path / "flat", ["a", "b", "unused"])
+    for split, name in (("train", "a"), ("val", "b"), ("test", "c")):
+        picture(tmp_path / "flat" / "images" / split / f"{name}.jpg")
+        (tmp_path / "flat" / "images" / f"{name}.jpg").unlink(missing_ok=True)
+    data = read_masks(tmp_path / "flat")
+    assert (names(data.train), names(data.val), data.test) == (["a.jpg"], ["b.jpg"], ())
+    without = found(data, "mask-without-picture")
+    assert without.paths == (str(tmp_path / "flat" / "masks" / "unused.png"),)
+    for split in ("train", "val"):
+        folder(tmp_path / "in", ["a"], split=split)
+    picture(tmp_path / "in" / "images" / "test" / "c.jpg")
+    assert checks(read_masks(tmp_path / "in")) == {"picture-without-mask": "warning"}
 
 
 def test_pictures_and_masks_in_one_folder(tmp_path):
@@ -125,6 +159,9 @@ def test_without_a_list_the_numbers_found_are_told(tmp_path):
     (tmp_path / "classes.txt").unlink()
     with pytest.raises(UserError, match=r"In the first 2 of them are: 0, 7, 255. Write"):
         read_masks(tmp_path)
+    mask(tmp_path / "masks" / "b.png", [(0, 0, 0), (1, 2, 3)])
+    with pytest.raises(UserError, match=r"are: 0, 7, 255, colour 0 0 0, colour 1 2 3. Write"):
+        read_masks(tmp_path)
 
 
 def test_one_class_and_no_masks_are_errors(tmp_path):
@@ -191,7 +228,7 @@ def test_pascal_voc_has_lists_and_classes_of_its_own(tmp_path):
     assert checks(data) == {
         "unknown-picture": "error",
         "picture-without-mask": "warning",
-        "voc-classes": "info",
+        "voc-classes": "warning",
     }
 
 
@@ -339,6 +376,19 @@ def test_what_is_wrong_with_segments_is_named(tmp_path):
     assert checks(read_masks(tmp_path))["label-without-picture"] == "warning"
     file.write_text(file.read_text().replace('"image_id": 5', '"image_id": 6'))
     assert checks(read_masks(tmp_path))["unknown-picture"] == "error"
+    file.write_text(file.read_text().replace('"image_id": 6', '"image_id": [6]'))
+    assert checks(read_masks(tmp_path))["unknown-picture"] == "error"
+
+
+def test_a_picture_without_segments_is_told(tmp_path):
+    file = panoptic(tmp_path, [{"id": 3, "category_id": 1}])
+    other = picture(tmp_path / "train2017" / "2.jpg")
+    images = '"images": [{"id": 6, "file_name": "2.jpg"}, '
+    file.write_text(file.read_text().replace('"images": [', images))
+    data = read_masks(tmp_path, None)
+    assert names(data.train) == ["1.jpg"]
+    assert checks(data) == {"picture-without-mask": "warning"}
+    assert found(data, "picture-without-mask").paths == (str(other),)
 
 
 def test_what_the_system_refuses_to_read_is_named(tmp_path, monkeypatch):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mobilevit.data.boxes import Boxes, classes_of
+from mobilevit.data.boxes import Boxes
 from mobilevit.data.findings import Finding, counted, listed
 from mobilevit.data.folders import fingerprint
+from mobilevit.data.masks import IGNORED
 
 if TYPE_CHECKING:
     from mobilevit.data.scan import Entry
@@ -22,11 +23,15 @@ def check_copies(readable: Sequence[Entry], class_names: Sequence[str]) -> Itera
         class_names: of all classes.
     """
     conflicts: list[Entry] = []
+    differing: set[int] = set()
     across: list[Entry] = []
     within: list[Entry] = []
     for group in _copies(readable):
-        if len({_meaning(entry) for entry in group}) > 1:
+        meanings = [_meaning(entry) for entry in group]
+        if len(set(meanings)) > 1:
             conflicts += group
+            differ = frozenset.union(*meanings) - frozenset.intersection(*meanings)
+            differing.update(label for label, *_ in differ)
         if len({entry.split for entry in group}) > 1:
             across += group
         else:
@@ -41,9 +46,7 @@ def check_copies(readable: Sequence[Entry], class_names: Sequence[str]) -> Itera
             _paths(across),
         )
     if conflicts:
-        labels = {
-            class_names[label] for entry in conflicts for label in classes_of(entry.sample.label)
-        }
+        labels = {class_names[label] for label in differing}
         what = {int: "classes", Boxes: "boxes"}.get(type(conflicts[0].sample.label), "masks")
         yield Finding(
             "warning",
@@ -61,14 +64,18 @@ def check_copies(readable: Sequence[Entry], class_names: Sequence[str]) -> Itera
         )
 
 
-def _meaning(entry: Entry) -> Hashable:
-    """Return what the labels of copies have in common; formats of boxes round differently."""
+def _meaning(entry: Entry) -> frozenset[tuple[int, ...]]:
+    """Return what the labels of copies have in common, a class first in each part.
+
+    Formats of boxes round differently.
+    """
     if entry.record.pixels:
-        return frozenset(entry.record.pixels.classes.items())
+        classes = entry.record.pixels.classes
+        return frozenset(item for item in classes.items() if item[0] != IGNORED)
     label: int | Boxes = entry.sample.label
     if isinstance(label, int):
-        return label
-    return frozenset((*map(round, box[:4]), box.label) for box in label.items)
+        return frozenset([(label,)])
+    return frozenset((box.label, *map(round, box[:4])) for box in label.items)
 
 
 def _copies(readable: Sequence[Entry]) -> Iterator[list[Entry]]:

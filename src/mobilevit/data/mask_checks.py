@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from mobilevit.data.findings import Finding, counted, listed
-from mobilevit.data.masks import IGNORED, MaskFile
+from mobilevit.data.masks import IGNORED, MaskFile, colour_of
 
 if TYPE_CHECKING:
     from mobilevit.data.scan import Entry
@@ -97,34 +97,50 @@ def _check_sizes(entries: Sequence[Entry]) -> Iterator[Finding]:
 
 
 def _check_numbers(entries: Sequence[Entry]) -> Iterator[Finding]:
-    pixels: Counter[str] = Counter()
+    pixels: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
     files: dict[str, list[str]] = defaultdict(list)
     for entry in entries:
         mask = entry.sample.label
         if isinstance(mask, MaskFile) and entry.record.pixels:
             for number, count in entry.record.pixels.unlisted.items():
-                name = _told(number)
-                pixels[name] += count
+                name = _told(number, mask.coloured)
+                is_spare = number in mask.spare
+                pixels[is_spare][name] += count
                 files[name].append(str(mask.path))
-    if pixels:
-        worst = [
-            f"{name} ({counted(count, 'pixel')} of {counted(len(files[name]), 'mask')})"
-            for name, count in pixels.most_common()
-        ]
-        yield Finding(
-            "error",
-            "unlisted-number",
-            f"numbers in masks that are in no class: {listed(worst)}. Add a line for each to the "
-            "list of classes, named 'ignore' where it is no class; or correct the masks.",
-            tuple(dict.fromkeys(path for paths in files.values() for path in paths)),
+    for is_spare, counts in pixels.items():
+        if not counts:
+            continue
+        worst = listed(
+            [
+                f"{name} ({counted(count, 'pixel')} of {counted(len(files[name]), 'mask')})"
+                for name, count in counts.most_common()
+            ]
         )
+        paths = tuple(dict.fromkeys(path for name in counts for path in files[name]))
+        if is_spare:
+            yield Finding(
+                "warning",
+                "number-after-last",
+                f"the number after the last of the list of classes is in masks: {worst}. It is "
+                "ignored; but if the list lacks a line, as a background first, every class is one "
+                "off. Add the line, or one named 'ignore' at the end.",
+                paths,
+            )
+        else:
+            yield Finding(
+                "error",
+                "unlisted-number",
+                f"numbers in masks that are in no class: {worst}. Add a line for each to the "
+                "list of classes, named 'ignore' where it is no class; or correct the masks.",
+                paths,
+            )
 
 
-def _told(number: int) -> str:
+def _told(number: int, coloured: bool) -> str:
     """Return a number in words, with the colour that it may be."""
-    if number < 256:
-        return str(number)
-    return f"{number}, as a colour {number % 256} {number // 256 % 256} {number // 65536}"
+    if coloured:
+        return f"colour {colour_of(number)}"
+    return str(number) if number < 256 else f"{number}, as a colour {colour_of(number)}"
 
 
 def _check_classes(tallies: Mapping[str, Tally]) -> Iterator[Finding]:

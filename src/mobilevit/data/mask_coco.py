@@ -12,7 +12,16 @@ from typing import Any
 from mobilevit.data import coco
 from mobilevit.data.box_sets import distinct
 from mobilevit.data.folders import Sample
-from mobilevit.data.masks import IGNORED, LARGEST_NUMBER, Mask, MaskShapes, Polygon
+from mobilevit.data.masks import (
+    IGNORED,
+    LARGEST_NUMBER,
+    Header,
+    Mask,
+    MaskFile,
+    MaskShapes,
+    Polygon,
+    outline,
+)
 from mobilevit.data.raw_boxes import (
     BROKEN_LABEL,
     LABEL_WITHOUT_PICTURE,
@@ -143,10 +152,10 @@ def _shapes(
             if not box.ignored:
                 problems.add(NO_OUTLINE, picture.file, f"annotation {box.number}")
             corners = [left, top, right, top, right, bottom, left, bottom]
-            ignored += [(outline, IGNORED) for outline in _polygon(corners, size)]
+            ignored += [(polygon, IGNORED) for polygon in _polygon(corners, size)]
             continue
         for points in box.outlines:
-            found = [(outline, box.label + first) for outline in _polygon(points, size)]
+            found = [(polygon, box.label + first) for polygon in _polygon(points, size)]
             if not found:
                 example = f"annotation {box.number} with an outline that is no list of points"
                 problems.add(BROKEN_LABEL, picture.file, example)
@@ -163,11 +172,7 @@ def _polygon(points: Any, size: tuple[int, int]) -> Iterator[Polygon]:
     numbers = points if isinstance(points, list) else []
     known = all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers)
     if known and len(numbers) >= 6 and len(numbers) % 2 == 0:
-        width, height = size
-        yield tuple(
-            (float(min(max(x, 0), width)), float(min(max(y, 0), height)))
-            for x, y in zip(numbers[::2], numbers[1::2], strict=True)
-        )
+        yield outline([min(max(n, 0), size[i % 2]) for i, n in enumerate(numbers)])
 
 
 def _segments(
@@ -186,14 +191,20 @@ def _segments(
     """
     folders = coco.picture_folders(file)
     mask_folders = [folder / file.stem for folder in (file.parent, file.parent.parent)]
-    names = {entry.get("id"): str(entry.get("file_name")) for entry in content["images"]}
+    names = {
+        number: str(entry.get("file_name"))
+        for entry in content["images"]
+        if isinstance(number := entry.get("id"), (int, str))
+    }
+    without = dict(names)
     tables: dict[Path, Mapping[int, int]] = {}
     pairs: list[tuple[Path, Path]] = []
     for entry in content["annotations"]:
         image, name = entry.get("image_id"), str(entry.get("file_name"))
-        if image not in names:
+        if not isinstance(image, (int, str)) or image not in names:
             problems.add(UNKNOWN_PICTURE, file, f"image_id {image} of {name}")
             continue
+        without.pop(image, None)
         picture = coco.find_picture(names[image], folders)
         mask = coco.find_picture(name, mask_folders)
         if picture is None:
@@ -204,7 +215,14 @@ def _segments(
         else:
             pairs.append((picture, mask))
             tables[mask] = _table(entry, file, labels, problems)
-    return make_samples(pairs, lambda mask, _: tables[mask], problems)
+    for name in without.values():
+        if picture := coco.find_picture(name, folders):
+            problems.add(PICTURE_WITHOUT_MASK, picture, f"no annotation in {file}")
+
+    def label(mask: Path, header: Header) -> MaskFile:
+        return MaskFile(mask, tables[mask], header.width, header.height)
+
+    return make_samples(pairs, label, problems)
 
 
 def _table(

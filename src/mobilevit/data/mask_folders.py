@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,14 +18,16 @@ from mobilevit.data.raw_masks import (
 )
 from mobilevit.errors import UserError
 
-PICTURES = ("images", "imgs")
+PICTURES = ("images", "imgs", "image", "img")
 """Names of a folder of pictures."""
 
-MASKS = ("masks", "labels", "annotations")
+MASKS = ("masks", "labels", "annotations", "mask", "label", "annotation", "gt")
 """Names of a folder of masks; the first that holds pictures is it."""
 
 ENDINGS = ("_mask", "_label", "_gt", "_L")
 """What the name of a mask may have behind that of its picture."""
+
+_BESIDE = re.compile(r"[_-]?(masks?|labels?|annot(ations?)?|gt)")
 
 
 class _Place(NamedTuple):
@@ -45,10 +47,11 @@ def read(data: Path) -> MaskSet:
 
     It has ``images/`` and ``masks/`` (other names see ``PICTURES`` and ``MASKS``), each with
     ``train/``, ``val/`` and ``test/`` in it or without; or ``train/``, ``val/`` and ``test/`` with
-    these two in each; or pictures and masks side by side. A mask has the name of its picture,
+    these two in each; or ``train/`` and ``train_masks/`` (or ``train_labels/``, ``trainannot/``),
+    and so for the others; or pictures and masks side by side. A mask has the name of its picture,
     with another ending of the file or with one of ``ENDINGS``, which it must have where they lie
-    side by side. The classes stand in one of ``class_lists.FILES`` in the folder or beside the
-    pictures to train on.
+    side by side. The classes stand in one of ``class_lists.FILES`` in the folder, beside the
+    pictures to train on or in the folder above these.
 
     Raises:
         UserError: when there is no list of the classes or a broken one, or none to train on.
@@ -57,8 +60,11 @@ def read(data: Path) -> MaskSet:
     if "train" not in places:
         raise UserError(f"{data}: has {', '.join(places)}, but no 'train' folder to train on.")
     problems = Problems()
-    pairs = {split: list(_pairs(place, problems)) for split, place in places.items()}
-    file = find_list((data, places["train"].pictures))
+    found = {split: _masks_of(place) for split, place in places.items()}
+    _report(places, found, problems)
+    pairs = {split: [(p, m) for p, m in masks.items() if m] for split, masks in found.items()}
+    beside = places["train"].pictures
+    file = find_list((data, beside, beside.parent))
     if file is None:
         raise no_list(data, [mask for _, mask in pairs["train"]])
     classes = read_list(file)
@@ -71,7 +77,7 @@ def _places(data: Path) -> dict[str, _Place]:
         folders, masks = _splits(place.pictures), _splits(place.masks)
         splits = {s: _Place(folder, masks.get(s, place.masks)) for s, folder in folders.items()}
         return splits or {"train": place}
-    found = {split: _place(folder) for split, folder in _splits(data).items()}
+    found = {s: _place(folder) or _beside(folder) for s, folder in _splits(data).items()}
     return {split: place for split, place in found.items() if place}
 
 
@@ -85,8 +91,19 @@ def _place(folder: Path) -> _Place | None:
         if _has_pictures(masks_):
             return _Place(images[0], masks_)
     stems = {entry.stem for entry in entries if is_picture(entry)}
-    beside = any(stem.removesuffix(e) in stems - {stem} for stem in stems for e in ENDINGS)
+    beside = any(s.endswith(e) and s.removesuffix(e) in stems for s in stems for e in ENDINGS)
     return _Place(folder, folder) if beside else None
+
+
+def _beside(folder: Path) -> _Place | None:
+    """Return a folder of pictures and that of their masks, named after it, next to it."""
+    name = folder.name.lower()
+    for entry in sorted(folder.parent.iterdir()):
+        lower = entry.name.lower()
+        is_named = lower.startswith(name) and _BESIDE.fullmatch(lower, len(name))
+        if is_named and entry.is_dir() and _has_pictures(entry) and _has_pictures(folder):
+            return _Place(folder, entry)
+    return None
 
 
 def _has_pictures(folder: Path) -> bool:
@@ -100,13 +117,8 @@ def _splits(folder: Path) -> dict[str, Path]:
     return {split: entry for split, entry in folders if split and entry.is_dir()}
 
 
-def _pairs(place: _Place, problems: Problems) -> Iterator[tuple[Path, Path]]:
-    """Yield each picture and its mask.
-
-    Args:
-        place: where they lie.
-        problems: gathers those without the other.
-    """
+def _masks_of(place: _Place) -> dict[Path, Path | None]:
+    """Return the mask of each picture of a place, as far as there is one; a mask has none."""
     masks: dict[str, Path] = {}
     for file in pictures(place.masks):
         masks.setdefault(_key(file, place.masks), file)
@@ -117,14 +129,24 @@ def _pairs(place: _Place, problems: Problems) -> Iterator[tuple[Path, Path]]:
         names = (key + ending for ending in endings)
         found[picture] = next((masks[name] for name in names if name in masks), None)
     used = set(found.values())
-    for picture, mask in found.items():
-        if mask:
-            yield picture, mask
-        elif picture not in used:
-            problems.add(PICTURE_WITHOUT_MASK, picture, f"looked for in {place.masks}")
-    for mask in pictures(place.masks):
-        if mask not in used and mask not in found:
-            problems.add(MASK_WITHOUT_PICTURE, mask, f"looked for in {place.pictures}")
+    return {picture: mask for picture, mask in found.items() if mask or picture not in used}
+
+
+def _report(
+    places: dict[str, _Place], found: dict[str, dict[Path, Path | None]], problems: Problems
+) -> None:
+    """Gather the pictures and the masks without the other; a mask may serve several splits."""
+    known: set[Path | None] = set()
+    for split, masks in found.items():
+        known.update(masks.keys(), masks.values())
+        for picture, mask in masks.items():
+            if mask is None:
+                problems.add(PICTURE_WITHOUT_MASK, picture, f"looked for in {places[split].masks}")
+    for place in places.values():
+        for mask in pictures(place.masks):
+            if mask not in known:
+                known.add(mask)
+                problems.add(MASK_WITHOUT_PICTURE, mask, f"looked for in {place.pictures}")
 
 
 def _key(file: Path, folder: Path) -> str:

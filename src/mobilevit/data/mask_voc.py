@@ -25,7 +25,7 @@ CLASSES = (
 """Pascal VOC's own, by their numbers; 255 is the border between things, which is ignored."""
 
 OWN_CLASSES = Kind(
-    *("info", "voc-classes"),
+    *("warning", "voc-classes"),
     "folders without a list of classes",
     "Those of Pascal VOC are taken; if they are other ones, list them in labels.txt.",
 )
@@ -73,7 +73,7 @@ def _classes(data: Path, masks: list[Path], problems: Problems) -> ClassList:
     """Return the classes that are listed, or else Pascal VOC's own."""
     if file := find_list((data,)):
         return read_list(file)
-    if not numbers_of_some(masks) <= {*range(len(CLASSES)), IGNORED}:
+    if not set().union(*numbers_of_some(masks)) <= {*range(len(CLASSES)), IGNORED}:
         raise no_list(data, masks)
     problems.add(OWN_CLASSES, data)
     return make_list(dict(enumerate(CLASSES)), ignored=(IGNORED,))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from mobilevit.data.decoding import PictureError
 
@@ -23,9 +23,20 @@ LARGEST_NUMBER = 2**24 - 1
 
 _FORMATS = ("PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG")
 _MOST_UNLISTED = 20
+_LARGEST_TABLE = 65_535
 _MODES = ("1", "L", "LA", "P", "I", "I;16", "I;16B", "RGB", "RGBA")
 
-Polygon = tuple[tuple[float, float], ...]
+Polygon = bytes
+"""An outline, as ``outline`` makes it."""
+
+
+def outline(points: Sequence[float] | Sequence[tuple[float, float]]) -> Polygon:
+    """Return an outline as compact as a data set of many needs it: float32 x, y, x, y ….
+
+    Args:
+        points: x, y, x, y … or pairs of them, in pixels.
+    """
+    return np.asarray(points, np.float32).tobytes()
 
 
 class Pixels(NamedTuple):
@@ -33,7 +44,7 @@ class Pixels(NamedTuple):
 
     Attributes:
         classes: pixels by the index of their class, ``IGNORED`` among them.
-        unlisted: pixels by a number that is no class, nor to be ignored; the most frequent.
+        unlisted: pixels by a number that is no class, nor sure to be ignored; the most frequent.
     """
 
     classes: dict[int, int]
@@ -51,12 +62,16 @@ class MaskFile:
             is ignored too, but a mistake.
         width: of the mask, in pixels.
         height: likewise.
+        spare: numbers that are ignored, but may be so by mistake.
+        coloured: whether its numbers are best told as colours.
     """
 
     path: Path
     indices: Mapping[int, int]
     width: int
     height: int
+    spare: frozenset[int] = frozenset()
+    coloured: bool = False
 
     def read(self) -> NDArray[np.uint8]:
         """Return the index of every pixel's class, or ``IGNORED`` (height, width).
@@ -64,10 +79,18 @@ class MaskFile:
         Raises:
             PictureError: when the file cannot be read.
         """
+        numbers = read_numbers(self.path)
+        classes: NDArray[np.uint8]
+        if max(self.indices, default=0) > _LARGEST_TABLE:
+            known = np.array(sorted(self.indices), np.uint32)
+            indices = np.array([self.indices[n] for n in known.tolist()], np.uint8)
+            places = np.minimum(np.searchsorted(known, numbers), len(known) - 1)
+            classes = np.where(known[places] == numbers, indices[places], np.uint8(IGNORED))
+            return classes
         table = np.full(max(self.indices, default=-1) + 2, IGNORED, np.uint8)
         for number, index in self.indices.items():
             table[number] = index
-        classes: NDArray[np.uint8] = table[np.minimum(read_numbers(self.path), len(table) - 1)]
+        classes = table[np.minimum(numbers, len(table) - 1)]
         return classes
 
     def count(self) -> Pixels:
@@ -80,7 +103,7 @@ class MaskFile:
         classes: Counter[int] = Counter()
         unlisted: Counter[int] = Counter()
         for number, count in zip(values.tolist(), counts.tolist(), strict=True):
-            if number not in self.indices:
+            if number not in self.indices or number in self.spare:
                 unlisted[number] = count
             classes[self.indices.get(number, IGNORED)] += count
         return Pixels(dict(classes), dict(unlisted.most_common(_MOST_UNLISTED)))
@@ -103,8 +126,8 @@ class MaskShapes:
     """Outlines of what is on a picture, as COCO's polygons are.
 
     Attributes:
-        shapes: outlines and the index of what is inside, or ``IGNORED``; each in pixels, a later
-            one lies over those before it.
+        shapes: outlines, see ``outline``, and the index of what is inside, or ``IGNORED``; a
+            later one lies over those before it.
         width: of the picture, in pixels.
         height: likewise.
         background: the index of all that is in no shape, or ``IGNORED``.
@@ -116,12 +139,14 @@ class MaskShapes:
     background: int = IGNORED
 
     def read(self) -> NDArray[np.uint8]:
-        """Return the index of every pixel's class, or ``IGNORED`` (height, width)."""
-        mask = Image.new("L", (self.width, self.height), self.background)
-        draw = ImageDraw.Draw(mask)
-        for outline, index in self.shapes:
-            draw.polygon(outline, fill=index)
-        return np.asarray(mask, np.uint8)
+        """Return the index of every pixel's class, or ``IGNORED`` (height, width).
+
+        A pixel is in a shape where its centre is.
+        """
+        mask = np.full((self.height, self.width), self.background, np.uint8)
+        for polygon, index in self.shapes:
+            _fill(mask, polygon, index)
+        return mask
 
     def count(self) -> Pixels:
         """Return how many of its pixels are what."""
@@ -135,7 +160,7 @@ class MaskShapes:
     def relabelled(self, indices: Sequence[int]) -> MaskShapes:
         """Return the mask with ``indices[i]`` in place of the class ``i``."""
         table = {i: IGNORED if i == IGNORED else indices[i] for i in (*self.classes(), IGNORED)}
-        shapes = tuple((outline, table[index]) for outline, index in self.shapes)
+        shapes = tuple((polygon, table[index]) for polygon, index in self.shapes)
         return replace(self, shapes=shapes, background=table[self.background])
 
 
@@ -160,11 +185,21 @@ class Header(NamedTuple):
     mode: str
     palette: tuple[int, ...]
 
+    @property
+    def coloured(self) -> bool:
+        """Whether each pixel has a red, a green and a blue."""
+        return self.mode in ("RGB", "RGBA")
+
 
 def number_of(colour: Sequence[int]) -> int:
     """Return the number that red, green and blue make, see ``MaskFile``."""
     red, green, blue = colour
     return red + 256 * green + 65536 * blue
+
+
+def colour_of(number: int) -> str:
+    """Return the red, green and blue that make a number, in words."""
+    return f"{number % 256} {number // 256 % 256} {number // 65536}"
 
 
 def read_header(path: Path) -> Header:
@@ -194,6 +229,30 @@ def read_numbers(path: Path) -> NDArray[np.uint32]:
         return pixels[..., 0]
     numbers: NDArray[np.uint32] = pixels[..., :3] @ np.array([1, 256, 65536], np.uint32)
     return numbers
+
+
+def _fill(mask: NDArray[np.uint8], polygon: Polygon, index: int) -> None:
+    """Give an index to the pixels with their centre in a polygon, by the even-odd rule.
+
+    Each edge toggles, in the rows whose centres it crosses, all pixels to its right.
+    """
+    points = np.frombuffer(polygon, np.float32).reshape(-1, 2).astype(np.float64) - 0.5
+    ends = np.roll(points, -1, axis=0)
+    downward = points[:, 1:] <= ends[:, 1:]
+    upper, lower = np.where(downward, points, ends), np.where(downward, ends, points)
+    first, last = (np.clip(np.ceil(y[:, 1]).astype(int), 0, len(mask)) for y in (upper, lower))
+    edges = np.repeat(np.arange(len(points)), last - first)
+    if not edges.size:
+        return
+    rows = np.arange(len(edges)) - np.repeat(np.cumsum(last - first) - last, last - first)
+    x, y = upper[edges].T
+    slopes = (lower[edges, 0] - x) / (lower[edges, 1] - y)
+    columns = np.clip(np.ceil(x + (rows - y) * slopes).astype(int), 0, mask.shape[1])
+    top, left, right = rows.min(), columns.min(), columns.max()
+    inside = np.zeros((rows.max() + 1 - top, right + 1 - left), bool)
+    np.logical_xor.at(inside, (rows - top, columns - left), True)
+    np.logical_xor.accumulate(inside, axis=1, out=inside)
+    mask[top : rows.max() + 1, left:right][inside[:, :-1]] = index
 
 
 @contextmanager

@@ -21,13 +21,22 @@ _FOREIGN_PHOTOS = {".heic", ".heif", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".a
 
 
 def check_reading(entries: Sequence[Entry]) -> Iterator[Finding]:
-    """Yield which pictures cannot be read, and why."""
-    kinds: dict[str, list[Entry]] = defaultdict(list)
+    """Yield which pictures, or masks of pictures, cannot be read, and why."""
+    kinds: dict[tuple[str, bool], list[Entry]] = defaultdict(list)
     for entry in entries:
-        if entry.record.reason:
-            kinds[entry.record.reason.partition(" (")[0]].append(entry)
-    for kind, group in kinds.items():
+        if reason := entry.record.reason:
+            kinds[reason.partition(" (")[0], entry.record.of_mask].append(entry)
+    for (kind, of_mask), group in kinds.items():
         reason = kind.rstrip(".") + "." if len(group) > 1 else group[0].record.reason
+        if of_mask:
+            yield Finding(
+                "warning",
+                "unreadable-mask",
+                f"{counted(len(group), 'mask')} cannot be read and will be left out with the "
+                f"pictures: {reason}",
+                tuple(str(entry.sample.label.path) for entry in group),
+            )
+            continue
         yield Finding(
             "warning",
             "unreadable-picture",

@@ -14,7 +14,7 @@ from mobilevit.data.class_lists import HOW, ClassList
 from mobilevit.data.decoding import PictureError
 from mobilevit.data.findings import listed
 from mobilevit.data.folders import Sample
-from mobilevit.data.masks import Header, Mask, MaskFile, read_header, read_numbers
+from mobilevit.data.masks import Header, Mask, MaskFile, colour_of, read_header, read_numbers
 from mobilevit.data.raw_boxes import Kind, Problems
 from mobilevit.errors import UserError
 
@@ -69,23 +69,25 @@ def make_set(
         classes: the list.
         problems: see ``make_samples``.
     """
-    splits = {
-        split: make_samples(found, lambda _, header: classes.indices(header), problems)
-        for split, found in pairs.items()
-    }
+
+    def label(mask: Path, header: Header) -> MaskFile:
+        size = (header.width, header.height)
+        return MaskFile(mask, classes.indices(header), *size, classes.spare, header.coloured)
+
+    splits = {split: make_samples(found, label, problems) for split, found in pairs.items()}
     return MaskSet(classes.names, classes.numbers, splits, problems)
 
 
 def make_samples(
     pairs: Sequence[tuple[Path, Path]],
-    indices: Callable[[Path, Header], Mapping[int, int]],
+    label: Callable[[Path, Header], MaskFile],
     problems: Problems,
 ) -> list[Sample[Mask]]:
     """Make samples of pictures and their masks, of which the headers are read.
 
     Args:
         pairs: of a picture and its mask.
-        indices: gives the index of the class of every number in a mask.
+        label: makes the label of a mask.
         problems: gathers masks that are left out, and those that lost something.
     """
     samples: list[Sample[Mask]] = []
@@ -97,27 +99,33 @@ def make_samples(
             continue
         if header.format == "JPEG":
             problems.add(LOSSY_MASK, mask)
-        label = MaskFile(mask, indices(mask, header), header.width, header.height)
-        samples.append(Sample(picture, label))
+        samples.append(Sample(picture, label(mask, header)))
     return samples
 
 
 def no_list(data: Path, masks: Sequence[Path]) -> UserError:
     """Return the error for masks whose classes are not known."""
-    numbers = listed([str(number) for number in sorted(numbers_of_some(masks))], 20)
+    numbers, colours = numbers_of_some(masks)
+    found = [*map(str, sorted(numbers)), *(f"colour {colour_of(n)}" for n in sorted(colours))]
     return UserError(
         f"{data}: has no list that says which number of its masks is which class. In the first "
-        f"{min(_LOOKED_AT, len(masks))} of them are: {numbers or 'none'}. {HOW}"
+        f"{min(_LOOKED_AT, len(masks))} of them are: {listed(found, 20) or 'none'}. {HOW}"
     )
 
 
-def numbers_of_some(masks: Sequence[Path]) -> set[int]:
-    """Return the numbers that the first of some masks hold, as far as they can be read."""
+def numbers_of_some(masks: Sequence[Path]) -> tuple[set[int], set[int]]:
+    """Return what the first of some masks hold, as far as they can be read.
+
+    Returns:
+        The numbers of masks of one channel, and those that colours make.
+    """
     numbers: set[int] = set()
+    colours: set[int] = set()
     for mask in masks[:_LOOKED_AT]:
         with suppress(PictureError):
-            numbers.update(np.unique(read_numbers(mask)).tolist())
-    return numbers
+            found = colours if read_header(mask).coloured else numbers
+            found.update(np.unique(read_numbers(mask)).tolist())
+    return numbers, colours
 
 
 def _header(file: Path) -> Header | PictureError:

@@ -100,6 +100,7 @@ class Record(NamedTuple):
         digest: the same for copies of a file.
         turned: whether it lies on its side in the file.
         pixels: of its mask, if it has one.
+        of_mask: whether it is its mask that cannot be read.
     """
 
     reason: str = ""
@@ -109,6 +110,7 @@ class Record(NamedTuple):
     digest: str = ""
     turned: bool = False
     pixels: Pixels | None = None
+    of_mask: bool = False
 
 
 class Entry(NamedTuple):
@@ -217,13 +219,16 @@ def _inspect(pair: tuple[Path, Mask | None]) -> Record:
         with Picture(path) as picture:
             picture.decode(reduce=8)
             size = (picture.width, picture.height)
-            pixels = mask.count() if mask else None
-            return Record("", *size, picture.mode, fingerprint(path), picture.turned, pixels)
+            record = Record("", *size, picture.mode, fingerprint(path), picture.turned)
     except PictureError as error:
-        file = mask.path if isinstance(mask, MaskFile) else path
-        return Record(reason=str(error).removeprefix(f"{path}: ").removeprefix(f"{file}: "))
+        return Record(reason=str(error).removeprefix(f"{path}: "))
     except OSError as error:
         return Record(reason=str(error))
+    try:
+        return record._replace(pixels=mask.count()) if mask else record
+    except PictureError as error:
+        file = mask.path if isinstance(mask, MaskFile) else path
+        return Record(reason=str(error).removeprefix(f"{file}: "), of_mask=True)
 
 
 def _inspect_all(pairs: Sequence[tuple[Path, Mask | None]], workers: int) -> Iterator[Record]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mobilevit.data.masks import IGNORED, MaskFile, MaskShapes
+from mobilevit.data.masks import IGNORED, MaskFile, MaskShapes, outline
 from mobilevit.errors import UserError
 from mobilevit.tasks.segmentation.metrics import IntersectionOverUnion
 
@@ -102,7 +102,7 @@ def test_torchmetrics_says_the_same() -> None:
 @pytest.mark.parametrize("size", [(6, 8), (13, 4), (300, 200)])
 def test_pixels_are_counted_at_the_masks_own_size(size: tuple[int, int]) -> None:
     height, width = size
-    left = ((0.0, 0.0), (width / 2 - 1, 0.0), (width / 2 - 1, height), (0.0, height))
+    left = outline([(0, 0), (width / 2, 0), (width / 2, height), (0, height)])
     truth = MaskShapes(((left, 1),), width, height, background=0)
     metric = IntersectionOverUnion(NAMES)
     metric.update(np.repeat(sure([[1, 1, 0, 0]]), 2, axis=2), [truth])

@@ -8,7 +8,7 @@ from PIL import Image
 
 from mobilevit.data.drawing import MOSAIC, TILE, class_colour
 from mobilevit.data.folders import Folders, Sample
-from mobilevit.data.masks import IGNORED, Mask, MaskFile, MaskShapes
+from mobilevit.data.masks import IGNORED, Mask, MaskFile, MaskShapes, outline
 from mobilevit.deployment.contract import Contract
 from mobilevit.tasks.segmentation.pictures import (
     ROWS,
@@ -45,8 +45,8 @@ def sample(tmp_path: Path) -> Sample[Mask]:
     """A grey picture; its left half is of class 0, a stripe on the right is ignored."""
     path = tmp_path / "photo.png"
     Image.new("RGB", (80, 60), (120, 120, 120)).save(path)
-    halves = (((0.0, 0.0), (39.0, 0.0), (39.0, 60.0), (0.0, 60.0)), 0)
-    stripe = (((60.0, 0.0), (80.0, 0.0), (80.0, 60.0), (60.0, 60.0)), IGNORED)
+    halves = (outline([(0, 0), (40, 0), (40, 60), (0, 60)]), 0)
+    stripe = (outline([(60, 0), (80, 0), (80, 60), (60, 60)]), IGNORED)
     return Sample(path, MaskShapes((halves, stripe), 80, 60, background=1))
 
 
