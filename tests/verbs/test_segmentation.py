@@ -250,6 +250,8 @@ def test_what_is_not_for_masks_is_said(
         predict(run.folder, masks / "images", coco=tmp_path / "x.json")
     with pytest.raises(UserError, match="mixup is for classification"):
         train(masks, output=tmp_path / "a", mixup=0.2)
+    with pytest.raises(UserError, match=r"holds masks, .* --recipe masks"):
+        train(masks, recipe="photos", output=tmp_path / "c")
     with pytest.raises(UserError, match="holds no masks"):
         train(photos, recipe="masks", output=tmp_path / "b")
     classifier = make_run(tmp_path / "run", photos, ("disc", "square", "stripes"), {})

@@ -80,8 +80,8 @@ def compare(
     task = get_task("classification")
     if plan.recipe.task != task.name:
         raise UserError(
-            f"compare is for {task.name}; train detectors one by one: mobilevit train DATA --model "
-            "NAME --recipe boxes"
+            f"compare is for {task.name}; train detectors and segmenters one by one: mobilevit "
+            "train DATA --model NAME --recipe boxes, or --recipe masks"
         )
     found = task.read(data, plan.recipe.data.val_fraction)
     for entry in plan.entries:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mobilevit.data.box_sets import box_format
 from mobilevit.data.folders import VAL_NAMES, Folders, Sample, read_folders
+from mobilevit.data.mask_sets import mask_format
 from mobilevit.deployment.contract import Contract
 from mobilevit.errors import UserError
 from mobilevit.tasks.classification.metrics import Accuracy
@@ -37,12 +38,17 @@ class Classification:
         """Find the pictures of a folder of class folders, see ``read_folders``.
 
         Raises:
-            UserError: when it is no such folder, or one of pictures with boxes.
+            UserError: when it is no such folder, or one of pictures with boxes or masks.
         """
         if found := box_format(data):
             raise UserError(
                 f"{data}: holds boxes, as {found.upper()} has them, not class folders. To find "
                 f"boxes train a detector: mobilevit train {data} --recipe boxes"
+            )
+        if mask_format(data):
+            raise UserError(
+                f"{data}: holds masks, not class folders. To name every pixel: mobilevit train "
+                f"{data} --recipe masks"
             )
         if val_fraction is not None:
             return read_folders(data, val_fraction)
