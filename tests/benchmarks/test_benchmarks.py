@@ -115,6 +115,11 @@ def test_segmentation(bench):
     assert {row["run by"] for row in facts["rows"]} == {"PyTorch", "ONNX"}
 
 
+def test_tiling(bench):
+    pytest.importorskip("onnxruntime")
+    check(*bench("tiling"), ["pixel_logits", "coarse_logits"], bars=0)
+
+
 def test_startup(bench):
     names = ["python -c pass", "mobilevit --help", "bare ONNX Runtime script", "mobilevit predict"]
     check(*bench("startup", "--model", "mobilevit_xxs"), names, bars=2)

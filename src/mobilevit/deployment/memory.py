@@ -40,7 +40,7 @@ def measure_peak_memory(
     return int(done.stdout.split()[-1]) or None
 
 
-def _peak() -> int:
+def peak_memory() -> int:
     """Return the peak resident memory of this process in bytes, 0 where it is not known.
 
     On Linux, ``ru_maxrss`` of a new process starts at what its parent had taken; ``VmHWM`` does
@@ -67,7 +67,7 @@ def _main(model: str, height: str, width: str, batch: str, threads: str, precisi
     size = (int(height), int(width))
     predictor = open_model(model, size, int(threads), precision)
     predictor.run(np.zeros((int(batch), 3, *size), np.float32))
-    print(_peak())
+    print(peak_memory())
 
 
 if __name__ == "__main__":
