@@ -12,7 +12,6 @@ from mobilevit.errors import UserError
 from mobilevit.networks import DeepLabV3, SSDLite, TimmNetwork
 
 STEM = "stem.conv.weight"
-"""Parts that may be made anew: the classifier, and what backbones of other tasks go without."""
 
 
 @dataclass(frozen=True)

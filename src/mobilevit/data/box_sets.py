@@ -13,9 +13,9 @@ from typing import Literal, get_args
 from mobilevit.data import coco, voc, yolo
 from mobilevit.data.boxes import Box, Boxes
 from mobilevit.data.findings import Finding, by_severity
-from mobilevit.data.folders import Folders, Sample, split_by_content
+from mobilevit.data.folders import Folders, Sample, missing, split_by_content
 from mobilevit.data.raw_boxes import DUPLICATE_CLASS, RawSet, clean
-from mobilevit.errors import UserError, nearest, unknown
+from mobilevit.errors import UserError, unknown
 from mobilevit.files import making
 
 BoxFormat = Literal["coco", "yolo", "voc"]
@@ -180,8 +180,7 @@ def distinct(raw: RawSet, data: Path) -> RawSet:
 
 def _no_boxes(data: Path) -> UserError:
     if not data.exists():
-        beside = [entry.name for entry in data.parent.iterdir()] if data.parent.is_dir() else []
-        return UserError(f"{data}: no such file or folder.{nearest(data.name, beside)}")
+        return missing(data)
     return UserError(
         f"{data}: holds no boxes that could be read. Give a JSON file of COCO or a folder with "
         "annotations/instances_train.json, a YAML file of YOLO with names, train and val or its "

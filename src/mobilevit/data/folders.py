@@ -183,6 +183,12 @@ def fingerprint(path: Path, whole: bool = False) -> str:
     return digest.hexdigest()
 
 
+def missing(path: Path) -> UserError:
+    """Return the error for a path that names nothing, with the nearest name there is."""
+    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    return UserError(f"{path}: no such file or folder.{nearest(path.name, beside)}")
+
+
 def is_picture(path: Path) -> bool:
     """Return whether a file counts as a picture, by its ending."""
     return path.suffix.lower() in EXTENSIONS
@@ -306,10 +312,7 @@ def _named(path: Path) -> list[Path]:
             f"{path}: {len(files)} files, none of them a picture. "
             f"Pictures end in {', '.join(sorted(EXTENSIONS))}."
         )
-    beside = list(path.parent.iterdir()) if path.parent.is_dir() else []
-    raise UserError(
-        f"{path}: no such file or folder.{nearest(path.name, [entry.name for entry in beside])}"
-    )
+    raise missing(path)
 
 
 def _natural(path: Path) -> list[list[str | int]]:

@@ -9,10 +9,10 @@ from typing import Literal
 from mobilevit.data import mask_coco, mask_folders, mask_voc
 from mobilevit.data.box_sets import reading
 from mobilevit.data.findings import Finding, by_severity
-from mobilevit.data.folders import Folders, hold_back
+from mobilevit.data.folders import Folders, hold_back, missing
 from mobilevit.data.masks import Mask
 from mobilevit.data.raw_masks import MaskSet
-from mobilevit.errors import UserError, nearest
+from mobilevit.errors import UserError
 
 MaskFormat = Literal["folders", "voc", "coco", "panoptic"]
 
@@ -95,8 +95,7 @@ def read_masks(data: str | Path, val_fraction: float | None = 0.2) -> Folders[Ma
 
 def _no_masks(data: Path) -> UserError:
     if not data.exists():
-        beside = [entry.name for entry in data.parent.iterdir()] if data.parent.is_dir() else []
-        return UserError(f"{data}: no such file or folder.{nearest(data.name, beside)}")
+        return missing(data)
     return UserError(
         f"{data}: holds no masks that could be read. Give a folder with images/ and masks/, a "
         "folder of Pascal VOC with JPEGImages/ and SegmentationClass/, or COCO's JSON file of "

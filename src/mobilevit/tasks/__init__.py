@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mobilevit.errors import unknown
 from mobilevit.tasks.base import Metric, Prediction, Task
 
-__all__ = ["Metric", "Prediction", "Task", "get_task", "list_tasks"]
+__all__ = ["Metric", "Prediction", "Task", "get_task", "list_tasks", "task_of"]
 
 _TASKS = ("classification", "detection", "segmentation")
 
@@ -29,6 +31,20 @@ def get_task(name: str) -> Task:
     from mobilevit.tasks.classification import Classification
 
     return Classification()
+
+
+def task_of(data: str | Path) -> str:
+    """Return what labelled pictures are for, by their format; boxes go before masks.
+
+    Raises:
+        UserError: when a file or folder cannot be read.
+    """
+    from mobilevit.data.box_sets import box_format
+    from mobilevit.data.mask_sets import mask_format
+
+    if box_format(data):
+        return "detection"
+    return "segmentation" if mask_format(data) else "classification"
 
 
 def list_tasks() -> list[str]:

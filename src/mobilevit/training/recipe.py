@@ -23,7 +23,8 @@ BOXES_RECIPE = "boxes"
 MASKS_RECIPE = "masks"
 DEFAULT_MODEL = "mobilevit_xxs"
 
-_TASKS = {"classifier": "classification", "ssdlite": "detection", "deeplabv3": "segmentation"}
+TASKS = {"classifier": "classification", "ssdlite": "detection", "deeplabv3": "segmentation"}
+"""What a network is trained for, by its head."""
 OF_TASK: dict[str, tuple[str, ...]] = {
     "classification": (
         *("resize", "crop_scale", "crop_ratio", "randaugment", "erase", "mixup", "cutmix"),
@@ -236,7 +237,7 @@ class Recipe:
     @property
     def task(self) -> str:
         """Name of the task that the network is trained for."""
-        return _TASKS[self.model.head]
+        return TASKS[self.model.head]
 
     @property
     def eval_size(self) -> tuple[int, int]:

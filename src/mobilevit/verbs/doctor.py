@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilevit.data.box_checks import is_crowded
-from mobilevit.data.box_sets import box_format, read_boxes
+from mobilevit.data.box_sets import read_boxes
 from mobilevit.data.boxes import Boxes
 from mobilevit.data.findings import Finding, counted
 from mobilevit.data.folders import Folders, read_folders
-from mobilevit.data.mask_sets import mask_format, read_masks
+from mobilevit.data.mask_sets import read_masks
 from mobilevit.data.masks import Mask
 from mobilevit.data.scan import Scan, drop_unreadable, scan, usable_cores
 from mobilevit.errors import MissingExtraError, UserError, unknown
 from mobilevit.files import make_folder, replacing
 from mobilevit.machine import processor, versions
+from mobilevit.tasks import task_of
 from mobilevit.verbs.scan_tables import scan_tables
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ def doctor(
     if data is None:
         return Report(machine, problems=problems)
     try:
-        folders = _READERS[task or _task_of(data)](data)
+        folders = _READERS[task or task_of(data)](data)
     except UserError as error:
         problems += (Finding("error", "layout", str(error), (str(data),)),)
         return Report(machine, str(data), problems=problems)
@@ -201,13 +202,6 @@ def doctor(
 def pip_line(extras: Sequence[str]) -> str:
     """Return the command that installs some extras of this package."""
     return f'pip install "mobilevit[{",".join(extras)}]"'
-
-
-def _task_of(data: str | Path) -> str:
-    """Return what labelled pictures are for, by their format."""
-    if box_format(data):
-        return "detection"
-    return "segmentation" if mask_format(data) else "classification"
 
 
 def _check_truth(folders: Folders[Boxes]) -> Iterator[Finding]:

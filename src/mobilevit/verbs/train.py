@@ -18,6 +18,7 @@ from mobilevit.training.recipe import (
     DEFAULT_RECIPE,
     FINETUNE_RECIPE,
     MASKS_RECIPE,
+    TASKS,
     Recipe,
     load_recipe,
 )
@@ -135,16 +136,17 @@ def usual_recipe(
 ) -> str:
     """Return the recipe for data where none is named.
 
-    A head that is asked for decides; where none is,
-    it is ``boxes`` for what ``box_format`` knows, ``masks`` for what ``mask_format`` knows, else
-    ``finetune`` with weights and ``photos`` without.
+    A head that is asked for decides, or else ``task_of`` the data: ``boxes``, ``masks``, or for
+    classes ``finetune`` with weights and ``photos`` without.
     """
-    from mobilevit.data.box_sets import box_format
-    from mobilevit.data.mask_sets import mask_format
+    from mobilevit.tasks import task_of
 
-    if head == "ssdlite" or (head is None and data is not None and box_format(data)):
+    task = TASKS.get(head or "")
+    if head is None and data is not None:
+        task = task_of(data)
+    if task == "detection":
         return BOXES_RECIPE
-    if head == "deeplabv3" or (head is None and data is not None and mask_format(data)):
+    if task == "segmentation":
         return MASKS_RECIPE
     return DEFAULT_RECIPE if weights is None else FINETUNE_RECIPE
 

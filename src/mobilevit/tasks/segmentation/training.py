@@ -41,8 +41,8 @@ class SegmentationTransform:
         config = recipe.augmentation
         self.scale = recipe.segmentation.scale
         self.kernel = KERNELS[config.interpolation]
-        self.flip = v2.RandomHorizontalFlip(config.flip)
-        self.distort = v2.Compose(distortions(config.distort) or [v2.Identity()])
+        flip = v2.RandomHorizontalFlip(config.flip)
+        self.finish = v2.Compose([flip, *distortions(config.distort)])
 
     def __call__(self, picture: Picture, mask: Mask, size: int) -> tuple[Tensor, Tensor]:
         """Augment a picture.
@@ -68,11 +68,11 @@ class SegmentationTransform:
         target = np.full((size, size), IGNORED, np.uint8)
         target[rows, columns] = _resized(classes, part, filled, Image.Resampling.NEAREST)
 
-        x, y = self.flip(
+        x, y = self.finish(
             tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1)),
             tv_tensors.Mask(torch.from_numpy(target)),
         )
-        return self.distort(x.as_subclass(Tensor)), y.as_subclass(Tensor)
+        return x.as_subclass(Tensor), y.as_subclass(Tensor)
 
 
 class SegmentationDataset(TrainDataset):
