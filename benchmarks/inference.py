@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from common import Bar, agree, milliseconds, parser, report, take_turns
 from mobilevit import Contract, create_model, list_models, optimize
 from mobilevit.checkpoints import ADAPTERS
-from mobilevit.deployment.onnx import OnnxExporter
-from mobilevit.deployment.runtimes import OnnxPredictor
+from mobilevit.deployment.config import ExportConfig
+from mobilevit.deployment.exporters import write
+from mobilevit.deployment.formats import FORMATS
+from mobilevit.deployment.runtimes.onnx import OnnxPredictor
 from mobilevit.errors import MissingExtraError
 from mobilevit.networks import Backbone, MobileViT
 
@@ -128,12 +130,12 @@ def onnx(ours: Backbone, x: Tensor) -> dict[str, Run]:
     side = x.shape[-1]
     contract = Contract("classification", tuple(map(str, range(1000))), (side, side), side)
     try:
-        OnnxExporter().check()
+        FORMATS["onnx"].check(FORMATS["onnx"].builds)
     except MissingExtraError:
         return {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        OnnxExporter().export(ours, contract, path, dynamic_batch=len(x) > 1)
+        write(FORMATS["onnx"], ours, contract, path, ExportConfig(dynamic_batch=len(x) > 1))
         predictor = OnnxPredictor(path, threads=1)
     images = x.numpy()
     return {"ours in ONNX Runtime": lambda: predictor.run(images)}

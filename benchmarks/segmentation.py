@@ -20,8 +20,9 @@ from torchvision.models.segmentation import (
 from common import agree, milliseconds, parser, report, take_turns
 from mobilevit import Contract, create_model, optimize
 from mobilevit.deployment.cost import count_multiply_adds, count_parameters
-from mobilevit.deployment.onnx import OnnxExporter
-from mobilevit.deployment.runtimes import OnnxPredictor
+from mobilevit.deployment.exporters import write
+from mobilevit.deployment.formats import FORMATS
+from mobilevit.deployment.runtimes.onnx import OnnxPredictor
 from mobilevit.errors import MissingExtraError
 from mobilevit.networks import DeepLabV3, DeepLabV3Config, TorchvisionLRASPP
 from mobilevit.tasks.segmentation.segmenter import Segmenter
@@ -131,12 +132,11 @@ def export(network: nn.Module, size: tuple[int, int], path: Path) -> Path | None
     """Write a network as ONNX, if the libraries for that are installed."""
     names = tuple(map(str, range(CLASSES)))
     contract = Contract("segmentation", names, size, None, output="pixel_logits")
-    exporter = OnnxExporter()
     try:
-        exporter.check()
+        FORMATS["onnx"].check(FORMATS["onnx"].builds)
     except MissingExtraError:
         return None
-    exporter.export(network, contract, path)
+    write(FORMATS["onnx"], network, contract, path)
     return path
 
 

@@ -17,7 +17,8 @@ from PIL import Image
 
 from common import Bar, milliseconds, parser, report, take_turns
 from mobilevit import Contract, create_model
-from mobilevit.deployment.onnx import OnnxExporter
+from mobilevit.deployment.exporters import write
+from mobilevit.deployment.formats import FORMATS
 
 BARE = """
 import sys
@@ -88,7 +89,7 @@ def make(name: str, model: Path, picture: Path) -> None:
     torch.nn.init.normal_(network.head.weight, std=1.0)
     classes = tuple(map(str, range(1000)))
     contract = Contract("classification", classes, size=(256, 256), resize=288)
-    OnnxExporter().export(network, contract, model)
+    write(FORMATS["onnx"], network, contract, model)
     noise = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
     Image.fromarray(noise).resize((1200, 900), Image.Resampling.BICUBIC).save(picture, quality=90)
 

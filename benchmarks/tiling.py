@@ -15,7 +15,8 @@ import torch
 
 from common import parser, report
 from mobilevit import Contract, create_model
-from mobilevit.deployment.onnx import OnnxExporter
+from mobilevit.deployment.exporters import write
+from mobilevit.deployment.formats import FORMATS
 from mobilevit.networks import DeepLabV3, DeepLabV3Config
 from mobilevit.tasks.segmentation.segmenter import Segmenter
 
@@ -55,7 +56,7 @@ def main() -> None:
         contract = Contract("segmentation", names, tile, None, output=output)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "xxs.onnx"
-            OnnxExporter().export(Segmenter(network, tile, output), contract, file)
+            write(FORMATS["onnx"], Segmenter(network, tile, output), contract, file)
             command = [sys.executable, "-c", CHILD, str(file), str(width), str(height)]
             told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         rows.append({"contestant": output, "megapixels": width * height / 1e6, **json.loads(told)})

@@ -57,7 +57,7 @@ import mobilevit
 
 assert Path(mobilevit.__file__).is_relative_to(Path(sys.argv[1])), mobilevit.__file__
 CHECK
-for verb in train evaluate predict export convert benchmark compare doctor models demo; do
+for verb in train evaluate predict export convert benchmark sensitivity starter compare doctor models demo; do
   "$work/venv/bin/mobilevit" "$verb" --help >help.txt
   grep -q "usage: mobilevit $verb" help.txt
 done

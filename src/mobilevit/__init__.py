@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mobilevit.verbs.export import export
     from mobilevit.verbs.models import models
     from mobilevit.verbs.predict import predict
+    from mobilevit.verbs.sensitivity import sensitivity
     from mobilevit.verbs.train import train
 
 __version__ = "0.1.0"
@@ -66,6 +67,7 @@ __all__ = [
     "push_to_hub",
     "save_checkpoint",
     "save_pretrained",
+    "sensitivity",
     "train",
 ]
 
@@ -85,7 +87,7 @@ _HOMES = {
         f"mobilevit.verbs.{verb}": (verb,)
         for verb in (
             *("benchmark", "compare", "convert", "demo", "doctor"),
-            *("evaluate", "export", "models", "predict", "train"),
+            *("evaluate", "export", "models", "predict", "sensitivity", "train"),
         )
     },
 }

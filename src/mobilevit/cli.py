@@ -32,7 +32,7 @@ Source = (
     "A run folder, a checkpoint, weights of timm, transformers or ml-cvnets, a name on the "
     "Hugging Face hub, or imagenette, which comes with the package."
 )
-Model = Annotated[Positional[str], arg(metavar="MODEL", help=f"An .onnx file, or: {Source}")]
+Model = Annotated[Positional[str], arg(metavar="MODEL", help=f"An exported file, or: {Source}")]
 Library = Literal["mobilevit", "timm", "transformers", "cvnets"]
 Threads = Annotated[int | None, arg(help="Threads that compute; none given: the runtime's.")]
 Data = (
@@ -79,13 +79,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verb = next(iter(arguments), "--help")
         if verb not in commands and not verb.startswith("-"):
             raise unknown("command", verb, commands)
-        code: int = tyro.extras.subcommand_cli_from_dict(
-            commands,
-            prog="mobilevit",
-            description="Train, evaluate, export and ship light-weight vision networks.",
-            args=arguments,
-            registry=constructors,
-        )
+        with constructors:
+            code: int = tyro.extras.subcommand_cli_from_dict(
+                commands,
+                prog="mobilevit",
+                description="Train, evaluate, export and ship light-weight vision networks.",
+                args=arguments,
+            )
         return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -106,6 +106,7 @@ def _commands(arguments: Sequence[str]) -> dict[str, Callable[..., int]]:
         "export": _export,
         "convert": _convert,
         "benchmark": _benchmark,
+        "sensitivity": _sensitivity,
         "compare": _compare(arguments),
         "doctor": _doctor,
         "models": _models,
@@ -208,8 +209,9 @@ def _predict(
         Positional[tuple[str, ...]],
         arg(
             metavar="[MODEL] PICTURES",
-            help=f"MODEL: an .onnx file, or: {Source} Without it, the smallest network that comes "
-            "with the package answers. PICTURES: files, folders and patterns like 'photos/*.jpg'.",
+            help=f"MODEL: an exported file, or: {Source} Without it, the smallest network that "
+            "comes with the package answers. PICTURES: files, folders and patterns like "
+            "'photos/*.jpg'.",
         ),
     ],
     *,
@@ -245,10 +247,14 @@ def _predict(
 def _export(
     model: Annotated[Positional[str], arg(metavar="MODEL", help=Source)],
     *,
-    format: Literal["onnx"] = "onnx",
+    format: Literal["onnx", "coreml", "executorch", "litert", "openvino", "all"] = "onnx",
+    precision: Literal["fp32", "fp16", "bf16", "int8", "int8-weights"] | None = None,
     output: Path | None = None,
     data: Path | None = None,
+    calibrate: Path | None = None,
+    float_blocks: tuple[str, ...] = (),
     dynamic_batch: Flag = False,
+    backend: Literal["xnnpack", "coreml"] | None = None,
     tolerance: float | None = None,
     raw: Flag = False,
     json: Json = False,
@@ -256,17 +262,36 @@ def _export(
     """Export a checkpoint, and run the result beside PyTorch on real pictures.
 
     Args:
-        format: What to write.
-        output: File to write; none given: beside the checkpoint.
+        format: What to write; all: whatever this machine can, and why not the others.
+        precision: Of the numbers; none given: fp16 for Core ML, else fp32. int8 takes pictures to
+            calibrate on, int8-weights computes in float.
+        output: File to write, with all: folder; none given: beside the checkpoint.
         data: Folder or picture to compare on; none given: what the run was validated on.
+        calibrate: Folder of pictures that int8 learns its ranges from; none given: what the run
+            was trained on.
+        float_blocks: Of int8, names of the network's modules that stay in float.
         dynamic_batch: Take any number of pictures at once instead of one.
-        tolerance: Largest difference allowed, as a share of the outputs' range; none given: 0.001.
+        backend: Of ExecuTorch, who computes; none given: xnnpack.
+        tolerance: Largest difference allowed, as a share of the outputs' range; none given: 0.001
+            for fp32, more for the other precisions.
         raw: Of a detector, leave out the choice among boxes (non-maximum suppression); of a
             segmenter, the upsampling to the picture's size.
     """
-    from mobilevit.verbs.export import export
+    from mobilevit.verbs.export import export, export_all
 
-    return _show(export(model, format, output, data, dynamic_batch, tolerance, raw), json)
+    options: dict[str, Any] = {
+        "precision": precision,
+        "data": data,
+        "calibrate": calibrate,
+        "float_blocks": float_blocks,
+        "dynamic_batch": dynamic_batch,
+        "backend": backend,
+        "tolerance": tolerance,
+        "raw": raw,
+    }
+    if format == "all":
+        return _show(export_all(model, output, **options), json)
+    return _show(export(model, format, output, **options), json)
 
 
 def _convert(
@@ -302,9 +327,13 @@ def _convert(
 def _benchmark(
     models: Annotated[
         Positional[tuple[str, ...]],
-        arg(metavar="MODELS", help="Run folders, checkpoints, .onnx files or names of networks."),
+        arg(
+            metavar="MODELS", help="Run folders, checkpoints, exported files or names of networks."
+        ),
     ],
     *,
+    formats: tuple[Literal["onnx", "coreml", "executorch", "litert", "openvino", "all"], ...] = (),
+    data: Path | None = None,
     size: int | None = None,
     threads: tuple[int, ...] = (1,),
     batch_sizes: tuple[int, ...] = (1,),
@@ -316,6 +345,9 @@ def _benchmark(
     """Measure latency, throughput and cost of several models in turn.
 
     Args:
+        formats: Measure one run beside what was exported from it in these formats, its metric and
+            its memory too, and write formats.json and formats.png into its folder.
+        data: With --formats, labelled pictures; none given: those the run was validated on.
         size: Side of the input in pixels; none given: what each model expects.
         threads: Numbers of threads to measure with.
         batch_sizes: Numbers of pictures in a batch to measure with.
@@ -325,7 +357,38 @@ def _benchmark(
     """
     from mobilevit.verbs.benchmark import benchmark
 
+    if formats or data:
+        from mobilevit.verbs.benchmark_formats import benchmark_formats
+
+        if len(models) != 1 or size or batch_sizes != (1,) or precision != "fp32" or not formats:
+            raise UserError(
+                "--formats measures one run and its files as they are: leave --size, "
+                "--batch-sizes and --precision out, and take --data with --formats alone."
+            )
+        wanted = () if "all" in formats else formats
+        table = benchmark_formats(
+            models[0], wanted, data, threads=threads, repeats=repeats, warmup=warmup
+        )
+        return _show(table, json)
     return _show(benchmark(models, size, threads, batch_sizes, repeats, warmup, precision), json)
+
+
+def _sensitivity(
+    model: Annotated[Positional[str], arg(metavar="MODEL", help=Source)],
+    *,
+    data: Path | None = None,
+    calibrate: Path | None = None,
+    json: Json = False,
+) -> int:
+    """Find out which blocks of a network lose what in int8.
+
+    Args:
+        data: Folder of pictures to measure on; none given: what the run was validated on.
+        calibrate: Folder of pictures to learn ranges from; none given: what it was trained on.
+    """
+    from mobilevit.verbs.sensitivity import sensitivity
+
+    return _show(sensitivity(model, data, calibrate), json)
 
 
 def _compare(arguments: Sequence[str]) -> Callable[..., int]:

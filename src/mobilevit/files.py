@@ -34,6 +34,25 @@ def replacing(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+@contextmanager
+def publishing(path: Path) -> Iterator[Path]:
+    """Give a place of the same name to write to, and put it at ``path`` when all went well.
+
+    What is written may be a file, a folder, or several files beside one another whose names begin
+    alike; what was at their places is replaced. After an exception nothing is left of it.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        made, gone = Path(folder) / "made", Path(folder) / "gone"
+        made.mkdir()
+        gone.mkdir()
+        yield made / path.name
+        for entry in sorted(made.iterdir()):
+            target = path.with_name(entry.name)
+            if target.is_dir():
+                target.rename(gone / entry.name)
+            entry.replace(target)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, making its folder where there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from mobilevit.deployment.config import ExportConfig
 from mobilevit.deployment.contract import Contract
-from mobilevit.deployment.onnx import OnnxExporter
+from mobilevit.deployment.exporters import write
+from mobilevit.deployment.formats import FORMATS
 from mobilevit.networks import MobileViT, create_model
 
 NAMES = ("cat", "Dögel", "two words", "d", "e", "f", "g")
@@ -34,14 +36,14 @@ def network() -> MobileViT:
 @pytest.fixture(scope="session")
 def exported(network: MobileViT, contract: Contract, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("static") / "model.onnx"
-    OnnxExporter().export(network, contract, path, name="mobilevit_xxs")
+    write(FORMATS["onnx"], network, contract, path, name="mobilevit_xxs")
     return path
 
 
 @pytest.fixture(scope="session")
 def exported_dynamic(network: MobileViT, contract: Contract, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("dynamic") / "model.onnx"
-    OnnxExporter().export(network, contract, path, dynamic_batch=True)
+    write(FORMATS["onnx"], network, contract, path, ExportConfig(dynamic_batch=True))
     return path
 
 

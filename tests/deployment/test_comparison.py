@@ -11,7 +11,7 @@ from rich.console import Console
 
 from mobilevit.deployment.comparison import compare
 from mobilevit.deployment.contract import Contract
-from mobilevit.deployment.runtimes import Origin
+from mobilevit.deployment.manifest import Origin
 from mobilevit.errors import UserError
 
 CONTRACT = Contract("classification", ("a", "b", "c"), size=(32, 32), resize=32)

@@ -11,8 +11,11 @@ import torch
 
 from mobilevit.deployment.comparison import compare
 from mobilevit.deployment.contract import Contract
-from mobilevit.deployment.onnx import OnnxExporter
-from mobilevit.deployment.runtimes import OnnxPredictor, Origin, TorchPredictor
+from mobilevit.deployment.exporters.onnx import OnnxExporter
+from mobilevit.deployment.formats import FORMATS
+from mobilevit.deployment.manifest import Origin
+from mobilevit.deployment.runtimes.onnx import OnnxPredictor
+from mobilevit.deployment.runtimes.pytorch import TorchPredictor
 from mobilevit.networks import MobileViT
 
 
@@ -85,15 +88,15 @@ def test_entries_can_be_added(exported, tmp_path):
     copy.write_bytes(exported.read_bytes())
     OnnxExporter().annotate(copy, {"mobilevit.comparison": "{}"})
     predictor = OnnxPredictor(copy)
-    assert predictor.metadata["mobilevit.comparison"] == "{}"
+    assert predictor.entries["mobilevit.comparison"] == "{}"
     assert predictor.contract == OnnxPredictor(exported).contract
 
 
 def test_it_knows_its_own_files(exported, tmp_path):
     other = tmp_path / "other.onnx"
     other.write_bytes(b"something else")
-    assert OnnxExporter().made(exported)
-    assert not OnnxExporter().made(other)
+    assert FORMATS["onnx"].made(exported)
+    assert not FORMATS["onnx"].made(other)
 
 
 def test_the_origin_hides_the_folder(tmp_path):

@@ -182,17 +182,19 @@ def test_the_tokens_lie_channels_last() -> None:
 
 def test_onnx_computes_the_same(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    from mobilevit.deployment.onnx import OnnxExporter
+    from mobilevit.deployment.config import ExportConfig
+    from mobilevit.deployment.exporters import write
+    from mobilevit.deployment.formats import FORMATS
 
     torch.manual_seed(0)
     network = create_model("mobilevitv2_050", num_classes=5).eval()
     nn.init.normal_(network.head.weight, std=0.3)
     contract = Contract("classification", tuple("abcde"), size=(64, 64), resize=72)
-    exporter = OnnxExporter()
-    exporter.export(network, contract, tmp_path / "v2.onnx", dynamic_batch=True)
+    path = tmp_path / "v2.onnx"
+    write(FORMATS["onnx"], network, contract, path, ExportConfig(dynamic_batch=True))
     x = torch.rand(3, 3, 64, 64)
     with torch.no_grad():
         expected = network(x).numpy()
     assert np.ptp(expected) > 0.5
-    found = exporter.open(tmp_path / "v2.onnx").run(x.numpy())
+    found = FORMATS["onnx"].open(path).run(x.numpy())
     np.testing.assert_allclose(found, expected, atol=1e-4)

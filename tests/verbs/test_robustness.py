@@ -13,7 +13,8 @@ from torch import nn
 
 from mobilevit.data.corruptions import STRENGTHS, corrupt
 from mobilevit.deployment.preprocess import load_batch
-from mobilevit.deployment.runtimes import TorchPredictor, load_predictor
+from mobilevit.deployment.runtimes import load_predictor
+from mobilevit.deployment.runtimes.pytorch import TorchPredictor
 from mobilevit.errors import UserError
 from mobilevit.verbs.evaluate import evaluate
 from mobilevit.verbs.labelled import find_labelled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilevit.deployment.preprocess import batches
-from mobilevit.deployment.runtimes import Predictor
+from mobilevit.deployment.runtimes.artefact import Predictor
 from mobilevit.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-TOLERANCE = 1e-3
-"""Largest difference of an fp32 artefact's outputs, as a share of the range of the reference's."""
+TOLERANCES = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8-weights": 1e-1, "int8": 3e-1}
+"""Largest difference of an artefact's outputs by its precision, as a share of the range of the
+reference's."""
+AGREEMENTS = {"int8-weights": 0.9, "int8": 0.9}
+"""Smallest share of equal first answers by precision; with 32 pictures one is 3 %."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,14 @@ class Comparison:
         max_difference: largest absolute difference of two outputs.
         mean_difference: mean absolute difference.
         value_range: largest minus smallest output of the reference, over all pictures.
+        psnr: 10 log10(``value_range``² / mean of (reference - artefact)²) in dB; ``None`` where the
+            two are equal to the last bit.
         sqnr: signal to quantisation noise in dB, 10 log10(sum of reference² / sum of
-            (reference - artefact)²); ``None`` where the two are equal to the last bit.
+            (reference - artefact)²); ``None`` likewise.
         agreement: share of the pictures, or of all their pixels, for which both have the same first
             answer.
         tolerance: largest ``max_difference / value_range`` that counts as the same.
+        least_agreement: smallest ``agreement`` that does.
         unreadable: pictures that were left out, and why.
     """
 
@@ -43,9 +49,11 @@ class Comparison:
     max_difference: float
     mean_difference: float
     value_range: float
+    psnr: float | None
     sqnr: float | None
     agreement: float
     tolerance: float
+    least_agreement: float
     unreadable: dict[str, str]
 
     @property
@@ -56,7 +64,7 @@ class Comparison:
     @property
     def passed(self) -> bool:
         """Whether the artefact agrees with the reference; never with NaN."""
-        return self.max_difference <= self.limit
+        return self.max_difference <= self.limit and self.agreement >= self.least_agreement
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values for JSON; a NaN becomes ``None``."""
@@ -74,8 +82,10 @@ class Comparison:
         table.add_row("largest difference", f"{self.max_difference:.2e} (allowed {self.limit:.2e})")
         table.add_row("mean difference", f"{self.mean_difference:.2e}")
         table.add_row("range of the outputs", f"{self.value_range:.3g}")
-        table.add_row("SQNR", "equal bit for bit" if self.sqnr is None else f"{self.sqnr:.1f} dB")
-        table.add_row("same first answer", f"{self.agreement:.2%}")
+        for name, decibels in (("PSNR", self.psnr), ("SQNR", self.sqnr)):
+            table.add_row(name, "equal bit for bit" if decibels is None else f"{decibels:.1f} dB")
+        least = f" (allowed {self.least_agreement:.0%})" if self.least_agreement else ""
+        table.add_row("same first answer", f"{self.agreement:.2%}{least}")
         table.add_row("verdict", "[green]the same[/]" if self.passed else "[red]not the same[/]")
         console.print(table)
         for path, reason in self.unreadable.items():
@@ -86,7 +96,8 @@ def compare(
     reference: Predictor,
     artefact: Predictor,
     pictures: Sequence[Path],
-    tolerance: float = TOLERANCE,
+    tolerance: float = TOLERANCES["fp32"],
+    least_agreement: float = 0.0,
     batch_size: int = 4,
 ) -> Comparison:
     """Run two predictors on the same pictures.
@@ -96,6 +107,7 @@ def compare(
         artefact: what is checked.
         pictures: real ones; unreadable ones are left out.
         tolerance: largest difference of two outputs, as a share of their range.
+        least_agreement: smallest share of equal first answers.
         batch_size: pictures run at a time.
 
     Raises:
@@ -103,7 +115,7 @@ def compare(
     """
     from mobilevit.tasks import get_task
 
-    if reference.contract != artefact.contract:
+    if replace(artefact.contract, layout=reference.contract.layout) != reference.contract:
         raise UserError(
             f"{artefact.path}: its contract differs from that of {reference.path}, so there is "
             "nothing to compare."
@@ -127,9 +139,11 @@ def compare(
         max_difference=sums.largest,
         mean_difference=sums.difference / sums.numbers,
         value_range=sums.high - sums.low,
-        sqnr=sums.sqnr(),
+        psnr=sums.decibels(sums.numbers * (sums.high - sums.low) ** 2),
+        sqnr=sums.decibels(sums.signal),
         agreement=sums.agreed / sums.answers,
         tolerance=tolerance,
+        least_agreement=least_agreement,
         unreadable=unreadable,
     )
 
@@ -165,8 +179,9 @@ class _Sums:
         self.signal += float(np.square(before).sum())
         self.noise += float(np.square(difference).sum())
 
-    def sqnr(self) -> float | None:
+    def decibels(self, power: float) -> float | None:
+        """Return how far the noise is below a power."""
         if self.noise == 0:
             return None
         with np.errstate(divide="ignore", invalid="ignore"):
-            return float(10 * np.log10(np.divide(self.signal, self.noise)))
+            return float(10 * np.log10(np.divide(power, self.noise)))

@@ -13,6 +13,7 @@ from mobilevit.errors import UserError
 
 VERSION = 1
 INTERPOLATIONS = ("bilinear", "bicubic")
+LAYOUTS = ("NCHW", "NHWC", "image")
 OUTPUTS = ("logits", "detections", "candidates", "pixel_logits", "coarse_logits")
 LARGEST = 16384
 """Side of the largest input, in pixels."""
@@ -36,7 +37,8 @@ class Contract:
         interpolation: ``"bilinear"`` or ``"bicubic"``, antialiased, as Pillow does it.
         channel_order: always ``"RGB"``.
         value_range: always ``(0.0, 1.0)``; there is no further mean or standard deviation.
-        layout: always ``"NCHW"``, float32.
+        layout: ``"NCHW"`` or ``"NHWC"``, float32, or ``"image"``: an RGB picture of 8 bit, divided
+            by 255 inside (Core ML).
         output: what the numbers that come out are: ``"logits"`` (N, K); of detectors
             ``"detections"`` (N, D, 6), each left, top, right and bottom as shares of the picture's
             sides, score, index of the class, by falling score, or ``"candidates"`` (N, A, 4 + K),
@@ -80,6 +82,7 @@ class Contract:
                 f"{len(self.class_ids)} numbers of {len(self.class_names)} classes",
             ),
             (self.interpolation in INTERPOLATIONS, f"interpolation '{self.interpolation}'"),
+            (self.layout in LAYOUTS, f"layout {self.layout}"),
             (self.channel_order == "RGB", f"channel order {self.channel_order}"),
             (self.value_range == (0.0, 1.0), f"value range {self.value_range}"),
         ):

@@ -22,7 +22,7 @@ def measure_peak_memory(
         size: height and width of the input, in pixels.
         batch_size: pictures in the batch.
         threads: threads to run with.
-        precision: ``"fp32"`` or ``"bf16"``; an ONNX file has its own.
+        precision: ``"fp32"`` or ``"bf16"``; an artefact has its own.
 
     Returns:
         Bytes; ``None`` on a system that does not tell.

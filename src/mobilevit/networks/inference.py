@@ -48,13 +48,13 @@ def optimize(network: nn.Module, precision: str = "fp32") -> InferenceNetwork:
     if precision not in DTYPES:
         raise ValueError(f"precision is one of {', '.join(DTYPES)}, not '{precision}'")
     network = copy.deepcopy(network).eval().requires_grad_(False)
-    _fold_norms(network)
+    fold_norms(network)
     dtype = DTYPES[precision]
     network = network.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return InferenceNetwork(network, dtype).eval()
 
 
-def _fold_norms(module: nn.Module) -> None:
+def fold_norms(module: nn.Module) -> None:
     """Fold every batch-norm behind a convolution: by name in our blocks, by place in a sequence."""
     if isinstance(module, (TimmNetwork, TimmFeatures)):
         module.fold_norms()
@@ -67,4 +67,4 @@ def _fold_norms(module: nn.Module) -> None:
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 module[i], module[i + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
     for child in module.children():
-        _fold_norms(child)
+        fold_norms(child)

@@ -21,6 +21,7 @@ from mobilevit.data.folders import Folders, Sample, data_hash
 from mobilevit.data.samplers import MultiScaleSampler
 from mobilevit.data.scan import usable_cores
 from mobilevit.data.transforms import EvalDataset, collate
+from mobilevit.deployment.sensitivity import SimulatedInt8, find_blocks
 from mobilevit.errors import DivergedError, UserError
 from mobilevit.networks import Backbone, TimmNetwork
 from mobilevit.networks.timm import PREFIX
@@ -171,7 +172,7 @@ def fit(
                 parts = zip(pictures.tensor_split(count), targets.tensor_split(count), strict=True)
                 for part, (x, target) in enumerate(parts, start=1):
                     with fabric.no_backward_sync(network, enabled=part < count):
-                        with graphs(recipe, step in sampler.choices):
+                        with graphs(recipe, step in sampler.choices), rounding(recipe, raw):
                             outputs = network(x)
                         loss = side.loss(outputs, target)
                         fabric.backward(loss * (fabric.world_size / step.count))
@@ -357,6 +358,13 @@ def graphs(recipe: Recipe, full: bool) -> AbstractContextManager[None]:
     if recipe.training.compile and not full:
         stance: AbstractContextManager[None] = torch.compiler.set_stance("eager_on_recompile")
         return stance
+    return nullcontext()
+
+
+def rounding(recipe: Recipe, network: nn.Module) -> AbstractContextManager[None]:
+    """Let a network compute as int8 does, where a recipe has it learn that."""
+    if recipe.training.int8:
+        return SimulatedInt8("follow").rounding(find_blocks(network))
     return nullcontext()
 
 

@@ -209,6 +209,8 @@ class TrainingConfig:
     """Autocast precision; auto: bf16 where the processor has it, else fp32."""
     compile: bool = False
     """Compile the network, minutes for each size; without a GPU steps are no faster for it."""
+    int8: bool = False
+    """Learn with every weight and result rounded to int8, from weights that know it in float."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto: the fastest there is."""
     seed: int = 0
@@ -347,6 +349,8 @@ class Recipe:
             if not value >= low or (high is not None and not value <= high):  # NaN is neither
                 bounds = f"at least {low}" if high is None else f"from {low} to {high}"
                 raise UserError(f"{source}: {name} is {value}, it must be {bounds}.")
+        if self.training.int8 and self.training.compile:
+            raise UserError(f"{source}: int8 is learnt without compile. Leave one of them out.")
         changed = Recipe().changes(self)
         for task, names in OF_TASK.items():
             for name in names:

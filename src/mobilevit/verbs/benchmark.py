@@ -124,15 +124,15 @@ def benchmark(
     """Measure latency, throughput and cost of several models in turn.
 
     Args:
-        models: checkpoints, run folders, ``.onnx`` files, and names of networks (random weights).
+        models: checkpoints, run folders, artefacts, and names of networks (random weights).
         size: side of the input in pixels; by default what each model expects, 256 for a name. An
-            ``.onnx`` file has its own.
+            artefact has its own.
         threads: numbers of threads to measure with.
-        batch_sizes: numbers of pictures in a batch to measure with; an ``.onnx`` file made for one
+        batch_sizes: numbers of pictures in a batch to measure with; an artefact made for one
             picture is fed one by one.
         repeats: calls to measure, for each model, number of threads and batch size.
         warmup: calls before, which are not measured.
-        precision: ``"fp32"`` or ``"bf16"``; an ``.onnx`` file has its own.
+        precision: ``"fp32"`` or ``"bf16"``; an artefact has its own.
 
     Raises:
         UserError: when a model cannot be used, or one of the numbers is below 1.
@@ -153,7 +153,7 @@ def benchmark(
             if i not in described:
                 described[i] = predictor.describe()
         for batch_size in batch_sizes:
-            timings += _time_in_turn(models, predictors, count, batch_size, repeats, warmup)
+            timings += time_in_turn(models, predictors, count, batch_size, repeats, warmup)
     for i, model in enumerate(models):
         height, width = described[i]["size"]
         described[i]["peak_memory"] = measure_peak_memory(
@@ -172,18 +172,19 @@ def open_model(
         model: what to open; a name gives random weights and 1000 classes.
         size: height and width of the input; none: what the model expects.
         threads: threads that compute.
-        precision: ``"fp32"`` or ``"bf16"``; an ONNX file has its own.
+        precision: ``"fp32"`` or ``"bf16"``; an artefact has its own.
 
     Raises:
         UserError: when there is no such model, or it does not take that size.
     """
-    from mobilevit.deployment.runtimes import OnnxPredictor, TorchPredictor
-    from mobilevit.files import find_model
+    from mobilevit.deployment.formats import format_of
+    from mobilevit.deployment.runtimes import load_predictor
+    from mobilevit.deployment.runtimes.pytorch import TorchPredictor
     from mobilevit.weights import is_shipped
 
     path = Path(model)
-    if path.suffix == ".onnx":
-        predictor = OnnxPredictor(find_model(path), threads)
+    if format_of(path):
+        predictor = load_predictor(path, threads)
         if size and predictor.contract.size != size:
             raise UserError(
                 f"{path}: was made for {predictor.contract.size} pixels and takes no other size, "
@@ -214,7 +215,7 @@ def open_model(
     return TorchPredictor(build(told), contract, path, name, threads, precision)
 
 
-def _time_in_turn(
+def time_in_turn(
     models: Sequence[str | Path],
     predictors: Sequence[Predictor],
     threads: int,
@@ -222,9 +223,24 @@ def _time_in_turn(
     repeats: int,
     warmup: int,
 ) -> list[Timing]:
-    """Call each model once a round, so that a busy moment of the machine slows all of them."""
+    """Call each model once a round, so that a busy moment of the machine slows all of them.
+
+    Args:
+        models: what they are called.
+        predictors: the same models, opened.
+        threads: that they were opened with.
+        batch_size: pictures in a batch.
+        repeats: calls of each to measure.
+        warmup: calls of each before.
+
+    Raises:
+        UserError: when one of them is not run by its own runtime here.
+    """
     import numpy as np
 
+    for predictor in predictors:
+        if told := predictor.describe().get("runs_as"):
+            raise UserError(f"{predictor.path}: {told}, so its latency cannot be measured here.")
     random = np.random.default_rng(0)
     images = [
         random.random((batch_size, 3, *predictor.contract.size), dtype=np.float32)

@@ -68,7 +68,7 @@ def compare(
 
     from mobilevit.data.folders import hold_back
     from mobilevit.data.scan import scan
-    from mobilevit.deployment.onnx import OnnxExporter
+    from mobilevit.deployment.formats import FORMATS
     from mobilevit.networks import check_model
     from mobilevit.tasks import get_task
     from mobilevit.training.fit import check_network
@@ -89,7 +89,7 @@ def compare(
         check_model(asked.model_name)
         check_network(asked, len(found.class_names))
     if measure:
-        OnnxExporter().check()
+        FORMATS["onnx"].check(FORMATS["onnx"].builds)
     console = Console(stderr=True, highlight=False)
     found = checked(found, scan(found, progress=progress), console)
     held = hold_back(found, plan.held_back) if len(plan.rates) > 1 else None

@@ -18,6 +18,7 @@ from mobilevit.data.folders import Folders, read_folders
 from mobilevit.data.mask_sets import read_masks
 from mobilevit.data.masks import Mask
 from mobilevit.data.scan import Scan, drop_unreadable, scan, usable_cores
+from mobilevit.deployment.formats import FORMATS, Format
 from mobilevit.errors import MissingExtraError, UserError, unknown
 from mobilevit.files import make_folder, replacing
 from mobilevit.machine import processor, versions
@@ -35,6 +36,10 @@ EXTRAS = {
     "demo": ("scikit-learn",),
     "timm": ("timm",),
     "detection": ("faster-coco-eval",),
+    "coreml": ("coremltools",),
+    "executorch": ("executorch", "torchao"),
+    "litert": ("litert-torch", "ai-edge-litert"),
+    "openvino": ("openvino", "nncf"),
 }
 """The optional libraries, by the extra of this package that installs them."""
 
@@ -42,8 +47,6 @@ _CORE = ("torch", "torchvision", "numpy", "pillow", "pyyaml", "safetensors", "ri
 _VERBS = {
     "train": ("train",),
     "evaluate, predict, benchmark (.safetensors)": (),
-    "evaluate, predict, benchmark (.onnx)": ("onnx",),
-    "export --format onnx": ("onnx",),
     "convert, doctor, models": (),
     "names on the Hugging Face hub": ("hub",),
     "compare": ("train", "onnx"),
@@ -74,6 +77,8 @@ class Machine:
         versions: of the libraries; ``None`` for one that is not installed.
         extras: whether everything of an extra is installed.
         verbs: ``None`` for what works here, else the pip line that makes it work.
+        formats: for each format of artefacts the same of ``"built"``, that is ``export``, and of
+            ``"run"``, that is ``evaluate``, ``predict`` and ``benchmark``.
     """
 
     python: str
@@ -85,6 +90,7 @@ class Machine:
     versions: dict[str, str | None]
     extras: dict[str, bool]
     verbs: dict[str, str | None]
+    formats: dict[str, dict[str, str | None]]
 
 
 @dataclass(frozen=True)
@@ -279,8 +285,22 @@ def _examine_machine() -> tuple[Machine, tuple[Finding, ...]]:
         versions=found,
         extras=extras,
         verbs={verb: pip_line(extras) if extras else None for verb, extras in missing.items()},
+        formats={name: _examine_format(format) for name, format in FORMATS.items()},
     )
     return machine, problems
+
+
+def _examine_format(format: Format) -> dict[str, str | None]:
+    """Return whether a format can be built and run here: ``None``, or what is in the way."""
+    found: dict[str, str | None] = {}
+    for what, libraries in (("built", format.builds), ("run", format.runs)):
+        try:
+            format.check(libraries)
+            found[what] = None
+        except MissingExtraError:
+            found[what] = pip_line([format.extra])
+    found["run"] = found["run"] or format.only_on()
+    return found
 
 
 def _devices() -> tuple[tuple[str, ...], tuple[Finding, ...]]:
@@ -328,4 +348,11 @@ def _machine_tables(machine: Machine) -> list[Table]:
     verbs = Table("verb", "here", title="What works here")
     for verb, line in machine.verbs.items():
         verbs.add_row(verb, Text("ready", "green") if line is None else Text(line))
-    return [about, verbs]
+    formats = Table("format", "can be built here", "can be run here", title="Formats")
+    for name, here in machine.formats.items():
+        cells = [
+            Text("yes", "green") if line is None else Text(line)
+            for line in (here["built"], here["run"])
+        ]
+        formats.add_row(f"{FORMATS[name].title} ({FORMATS[name].suffix})", *cells)
+    return [about, verbs, formats]

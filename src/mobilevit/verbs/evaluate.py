@@ -104,7 +104,7 @@ def evaluate(
     case and underscores; the data may have fewer than the network knows.
 
     Args:
-        model: whatever ``load_predictor`` takes; an ``.onnx`` file needs no torch.
+        model: whatever ``load_predictor`` takes; an exported file needs its runtime alone.
         data: a folder of class folders, with ``train/`` and ``val/`` or without; for a detector,
             boxes as COCO, YOLO or Pascal VOC have them, see ``read_boxes``; for segmentation,
             pictures and masks, see ``read_masks``.
@@ -124,37 +124,26 @@ def evaluate(
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be 1 or more.")
-    from mobilevit.deployment.preprocess import batches
     from mobilevit.deployment.runtimes import load_predictor
     from mobilevit.files import write_text
     from mobilevit.tasks import get_task
-    from mobilevit.verbs.labelled import find_labelled, with_bar
+    from mobilevit.verbs.labelled import find_labelled, judge
     from mobilevit.verbs.robustness import measure_robustness
 
     predictor = load_predictor(model, threads)
-    contract = predictor.contract
     labelled = find_labelled(predictor, data, split)
-    task = get_task(contract.task)
-    metric = task.metric(contract)
-    unreadable: dict[str, str] = {}
     started = time.perf_counter()
-    read = batches(labelled.paths, contract, batch_size)
-    for batch in with_bar(read, len(labelled), "evaluate"):
-        unreadable |= {str(path): reason for path, reason in batch.unreadable.items()}
-        if batch.positions:
-            labels = [labelled.labels[position] for position in batch.positions]
-            metric.update(predictor.run(batch.images), labels)
+    metrics, unreadable = judge(predictor, labelled, batch_size)
     seconds = time.perf_counter() - started
-    labelled.check_readable(unreadable)
     evaluation = Evaluation(
         predictor.describe(),
         str(data),
         labelled.split,
-        metric.compute(),
+        metrics,
         unreadable,
         seconds,
         measure_robustness(predictor, labelled, batch_size=batch_size) if robustness else None,
-        task.headline,
+        get_task(predictor.contract.task).headline,
     )
     if output:
         text = json.dumps(evaluation.to_dict(), indent=2, ensure_ascii=False)

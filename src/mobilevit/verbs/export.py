@@ -8,18 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mobilevit.deployment.config import ExportConfig
+from mobilevit.deployment.formats import FORMATS, Format, format_of, get_format
 from mobilevit.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from mobilevit.checkpoints import Pretrained
     from mobilevit.deployment.comparison import Comparison
     from mobilevit.deployment.contract import Contract
 
-FORMATS = ("onnx",)
 COMPARED = 32
 """Pictures that an artefact is compared on, spread evenly over those there are."""
-
 
 _RAW = {"detections": "candidates", "pixel_logits": "coarse_logits"}
 """What a network puts out when its last step is left to whoever runs it."""
@@ -56,9 +57,64 @@ class ExportReport:
     def print(self, console: Console) -> None:
         """Print the report for people."""
         self.comparison.print(console)
-        size = self.path.stat().st_size
+        known = self.description
+        if known.get("runs_as"):
+            console.print(f"{self.path.name}: {known['runs_as']}", markup=False)
+        if known["quantised"]:
+            shares = known["quantised"]
+            console.print(
+                f"int8: {shares['operations']:.0%} of the convolutions and matrix products, "
+                f"{shares['bytes']:.0%} of the weights' bytes"
+            )
+        size = known["bytes"]
         console.print(f"{self.path}: {size / 1e6:.1f} MB, in {self.seconds:.1f} s", markup=False)
         console.print(f"Next: mobilevit predict {self.path} PICTURES", markup=False)
+
+
+@dataclass(frozen=True)
+class Exports:
+    """All formats that this machine could write.
+
+    Attributes:
+        reports: of the artefacts.
+        refused: why the other formats were not written, by name.
+    """
+
+    reports: tuple[ExportReport, ...]
+    refused: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values for JSON."""
+        return {
+            "exports": [report.to_dict() for report in self.reports],
+            "refused": self.refused,
+        }
+
+    def print(self, console: Console) -> None:
+        """Print it for people, as one table."""
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table("artefact", "precision", title="beside PyTorch, all within tolerance")
+        for column in ("MB", "largest difference", "PSNR", "same first answer", "s"):
+            table.add_column(column, justify="right")
+        for report in self.reports:
+            compared = report.comparison
+            table.add_row(
+                escape(report.path.name),
+                report.description["precision"],
+                f"{report.description['bytes'] / 1e6:.1f}",
+                f"{compared.max_difference:.2e}",
+                "equal" if compared.psnr is None else f"{compared.psnr:.0f} dB",
+                f"{compared.agreement:.2%}",
+                f"{report.seconds:.0f}",
+            )
+        console.print(table)
+        for report in self.reports:
+            if report.description.get("runs_as"):
+                console.print(f"{report.path.name}: {report.description['runs_as']}", markup=False)
+        for name, reason in self.refused.items():
+            console.print(f"not written: {FORMATS[name].title}: {reason}", markup=False)
 
 
 def export(
@@ -69,85 +125,97 @@ def export(
     dynamic_batch: bool = False,
     tolerance: float | None = None,
     raw: bool = False,
+    precision: str | None = None,
+    calibrate: str | Path | None = None,
+    float_blocks: tuple[str, ...] = (),
+    backend: str | None = None,
 ) -> ExportReport:
     """Export a checkpoint, and run the result beside PyTorch on real pictures.
 
     The artefact gets its name only after it has passed, and takes the place of an earlier artefact
     of that name at once; a file that this package did not make is never replaced. The comparison is
-    stored in the artefact's metadata and, with the rest of the report, beside it in a ``.json``.
+    stored in the artefact and, with the rest of the report, beside it in a ``.json``.
 
     Args:
         model: whatever ``load_pretrained`` takes.
-        format: ``"onnx"``.
-        output: the file to write; by default beside the checkpoint, under its name.
+        format: ``"onnx"``, ``"coreml"``, ``"executorch"``, ``"litert"`` or ``"openvino"``.
+        output: the file to write (Core ML: the folder); by default beside the checkpoint, under its
+            name, with the precision where it is not the format's usual one.
         data: a folder or a picture to compare on; by default the pictures that the run was
             validated on.
         dynamic_batch: take any number of pictures at once instead of one.
         tolerance: largest difference of two outputs, as a share of the range of all; by default
-            0.001.
+            0.001 for fp32, more for others, see ``comparison.TOLERANCES``.
         raw: of a detector, write the boxes and probabilities of all anchors, without the choice
             among them, which whoever runs it then makes (non-maximum suppression); of a segmenter,
             the logits at the head's stride, to be upsampled likewise.
+        precision: see ``ExportConfig``.
+        calibrate: a folder of pictures that int8 learns its ranges from; by default those that the
+            run was trained on.
+        float_blocks: see ``ExportConfig``.
+        backend: see ``ExportConfig``.
 
     Raises:
         MissingExtraError: when the libraries of the format are not installed.
-        UserError: when the model or the pictures cannot be used, when ``output`` is a file of
-            another origin, or when the difference is beyond the tolerance.
+        UserError: when the model or the pictures cannot be used, when the format does not honour an
+            option, when ``output`` is a file of another origin, or when the difference is beyond
+            the tolerance.
     """
     started = time.perf_counter()
-    if format not in FORMATS:
-        raise unknown("format", format, FORMATS)
+    chosen = get_format(format)
+    config = chosen.resolve(ExportConfig(precision, dynamic_batch, float_blocks, backend))
+    chosen.check(chosen.builds + chosen.runs)
+    if calibrate is not None and config.precision != "int8":
+        raise UserError("pictures to calibrate on are for int8: leave calibrate out.")
     from mobilevit.checkpoints import load_pretrained
-    from mobilevit.deployment.comparison import TOLERANCE, compare
-    from mobilevit.deployment.onnx import OnnxExporter
-    from mobilevit.deployment.runtimes import COMPARISON, TorchPredictor
-    from mobilevit.files import replacing, write_text
+    from mobilevit.deployment.comparison import AGREEMENTS, TOLERANCES, compare
+    from mobilevit.deployment.exporters import write
+    from mobilevit.deployment.manifest import COMPARISON
+    from mobilevit.deployment.runtimes.pytorch import TorchPredictor
+    from mobilevit.files import publishing, write_text
     from mobilevit.tasks import get_task
 
-    exporter = OnnxExporter()
-    exporter.check()
-    if str(model).endswith(exporter.suffix):
+    if format_of(model):
         raise UserError(f"{model}: this is an artefact already; export takes a checkpoint.")
     found = load_pretrained(model)
-    source, checkpoint = found.path, found.checkpoint
-    if output is not None:
-        path = Path(output)
-    elif Path(model) in (source, source.parent):
-        path = source.with_suffix(exporter.suffix)
-    else:  # it came from the hub or with the package
-        path = Path(str(model).partition("@")[0].rpartition("/")[2] + exporter.suffix)
-    if path.suffix != exporter.suffix:
-        raise UserError(f"{path}: the name of an {format} file ends in {exporter.suffix}.")
-    if path.exists() and not exporter.made(path):
-        raise UserError(f"{path}: exists, and was not made by this package. Give another output.")
-    contract = checkpoint.contract
-    if contract.output == "detections" and dynamic_batch and not raw:
+    path = _target(model, found.path, chosen, config, output)
+    found = _read_raw(found, model) if raw else found
+    checkpoint, contract = found.checkpoint, found.checkpoint.contract
+    if contract.output == "detections" and dynamic_batch:
         raise UserError(
             "boxes are chosen on one picture at a time: take dynamic_batch with raw (--raw)."
         )
-    if raw and contract.output not in _RAW:
-        raise UserError(
-            f"{model}: raw is for detectors and segmenters, this is for {contract.task}."
-        )
-    if raw:
-        contract = replace(contract, output=_RAW[contract.output])
-        found = replace(found, checkpoint=replace(checkpoint, contract=contract))
     reference = TorchPredictor.from_pretrained(found)
-    pictures = _pictures(data, source, contract, reference.origin.val_fraction)
+    fraction = reference.origin.val_fraction
+    pictures = find_pictures(data, found.path, contract, fraction, "val")
+    calibration = None
+    if config.precision == "int8":
+        from mobilevit.deployment.calibration import load_calibration
 
+        paths = find_pictures(calibrate, found.path, contract, fraction, "train")
+        calibration = load_calibration(paths, contract)
+
+    allowed = TOLERANCES[str(config.precision)] if tolerance is None else tolerance
+    least = AGREEMENTS.get(str(config.precision), 0.0) if tolerance is None else 0.0
+    network = get_task(contract.task).deploy(checkpoint.network, contract)
+    for block in float_blocks:
+        if block not in (names := dict(network.named_modules())):
+            raise unknown("block", block, [name for name in names if name])
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as beside:
-        exporter.export(
-            get_task(contract.task).deploy(checkpoint.network, contract),
+    with publishing(path) as beside:
+        write(
+            chosen,
+            network,
             contract,
             beside,
+            config,
             name=reference.name,
             bare=checkpoint.network,
             origin=reference.origin,
-            dynamic_batch=dynamic_batch,
+            calibration=calibration,
         )
-        allowed = TOLERANCE if tolerance is None else tolerance
-        comparison = compare(reference, exporter.open(beside), pictures, allowed)
+        artefact = chosen.open(beside)
+        comparison = compare(reference, artefact, pictures, allowed, least)
         if not comparison.passed:
             raise UserError(
                 f"{path}: not written. On {comparison.pictures} pictures its outputs differ from "
@@ -155,11 +223,13 @@ def export(
                 f"{comparison.limit:.3g}, that is {allowed:g} of their range. The first answer is "
                 f"the same for {comparison.agreement:.2%}. A larger tolerance accepts that."
             )
-        exporter.annotate(beside, {COMPARISON: json.dumps(comparison.to_dict())})
+        described = {**artefact.describe(), "model": str(path)}
+        del artefact
+        chosen.exporter().annotate(beside, {COMPARISON: json.dumps(comparison.to_dict())})
     report = ExportReport(
         path=path,
         report=path.with_name(f"{path.name}.json"),
-        description=exporter.open(path).describe(),
+        description={**described, "bytes": chosen.open(path).describe()["bytes"]},
         comparison=comparison,
         seconds=time.perf_counter() - started,
     )
@@ -167,28 +237,127 @@ def export(
     return report
 
 
-def _pictures(
-    data: str | Path | None, source: Path, contract: Contract, val_fraction: float
+def export_all(model: str | Path, output: str | Path | None = None, **options: Any) -> Exports:
+    """Export a checkpoint in every format that this machine can write.
+
+    Args:
+        model: whatever ``load_pretrained`` takes.
+        output: a folder; by default that of the checkpoint.
+        **options: of ``export``.
+
+    Raises:
+        UserError: when the model or the pictures cannot be used, or no format could be written.
+    """
+    reports: list[ExportReport] = []
+    refused: dict[str, str] = {}
+    stem = _stem(model, options.get("precision"))
+    for name, format in FORMATS.items():
+        target = None if output is None else Path(output) / f"{stem}{format.suffix}"
+        try:
+            reports.append(export(model, name, target, **options))
+        except UserError as error:
+            refused[name] = str(error)
+    if not reports:
+        raise UserError(next(iter(refused.values())))
+    return Exports(tuple(reports), refused)
+
+
+def _stem(model: str | Path, precision: str | None) -> str:
+    """Return what an artefact is called, where a folder is named for all of them."""
+    path = Path(model)
+    name = "best" if path.is_dir() else str(model).partition("@")[0].rpartition("/")[2]
+    name = name.removesuffix(".safetensors")
+    return f"{name}-{precision}" if precision else name
+
+
+def _target(
+    model: str | Path,
+    source: Path,
+    format: Format,
+    config: ExportConfig,
+    output: str | Path | None,
+) -> Path:
+    """Return where the artefact goes."""
+    usual = format.resolve(ExportConfig())
+    unusual = [
+        str(value)
+        for value, other in (
+            (config.precision, usual.precision),
+            (config.backend, usual.backend),
+        )
+        if value != other
+    ]
+    if output is not None:
+        path = Path(output)
+    else:
+        own = Path(model) in (source, source.parent)
+        name = source.stem if own else str(model).partition("@")[0].rpartition("/")[2]
+        path = Path("-".join([name, *unusual]) + format.suffix)
+        path = source.parent / path if own else path  # else from the hub or with the package
+    if path.suffix != format.suffix:
+        raise UserError(f"{path}: the name of a file for {format.title} ends in {format.suffix}.")
+    if path.exists() and not format.made(path):
+        raise UserError(f"{path}: exists, and was not made by this package. Give another output.")
+    return path
+
+
+def _read_raw(found: Pretrained, model: str | Path) -> Pretrained:
+    """Return the network with its last step left to whoever runs it."""
+    checkpoint = found.checkpoint
+    output = _RAW.get(checkpoint.contract.output)
+    if output is None:
+        raise UserError(
+            f"{model}: raw is for detectors and segmenters, this is for {checkpoint.contract.task}."
+        )
+    contract = replace(checkpoint.contract, output=output)
+    return replace(found, checkpoint=replace(checkpoint, contract=contract))
+
+
+def find_pictures(
+    data: str | Path | None, source: Path, contract: Contract, val_fraction: float, split: str
 ) -> list[Path]:
-    """Return the pictures to compare on."""
+    """Return pictures to compare on, or to calibrate on, spread evenly over those there are.
+
+    Args:
+        data: a folder, or a picture; ``None``: one side of what the network was trained on.
+        source: the checkpoint.
+        contract: of the network.
+        val_fraction: that training held out.
+        split: ``"val"``, at most ``COMPARED`` to compare on, or ``"train"``, all to calibrate on.
+
+    Raises:
+        UserError: when there are none.
+    """
+    found = _pictures(data, source, contract, val_fraction, split)
+    count = COMPARED if split == "val" else len(found)
+    step = max(len(found) / count, 1)
+    return [found[int(i * step)] for i in range(min(len(found), count))]
+
+
+def _pictures(
+    data: str | Path | None, source: Path, contract: Contract, val_fraction: float, split: str
+) -> list[Path]:
     from mobilevit.data.folders import pictures
     from mobilevit.data.mask_sets import mask_format
-    from mobilevit.deployment.runtimes import remembered_data
+    from mobilevit.deployment.runtimes.pytorch import remembered_data
     from mobilevit.tasks import get_task
 
     task = get_task(contract.task)
-    if data is not None and contract.task == "segmentation" and mask_format(data):
-        found = [sample.path for sample in task.read(data, val_fraction).val]
-    elif data is not None:
-        found = pictures([data])
-    else:
+    if data is not None and not (contract.task == "segmentation" and mask_format(data)):
+        return pictures([data])
+    folder = data
+    if folder is None:
         folder = remembered_data(source)
-        if folder is None or not folder.exists():
+        if folder is None or not Path(folder).exists():
             gone = f"{folder}, which it was trained on, is gone" if folder else "it names no data"
-            raise UserError(
-                f"{source}: real pictures are needed to check the export, and {gone}. Name a "
-                "folder of pictures with data=FOLDER (--data FOLDER)."
+            use, way_out = (
+                ("check the export", "data=FOLDER (--data FOLDER)")
+                if split == "val"
+                else ("calibrate int8", "calibrate=FOLDER (--calibrate FOLDER)")
             )
-        found = [sample.path for sample in task.read(folder, val_fraction).val]
-    step = max(len(found) / COMPARED, 1)
-    return [found[int(i * step)] for i in range(min(len(found), COMPARED))]
+            raise UserError(
+                f"{source}: real pictures are needed to {use}, and {gone}. Name a "
+                f"folder of pictures with {way_out}."
+            )
+    folders = task.read(folder, val_fraction)
+    return [sample.path for sample in getattr(folders, split)]

@@ -113,6 +113,39 @@ def find_labelled(predictor: Predictor, data: str | Path, split: str = "val") ->
     return Labelled(folders.source, chosen, paths, tuple(labels))
 
 
+def judge(
+    predictor: Predictor, labelled: Labelled, batch_size: int = 32, title: str = "evaluate"
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Run a network on labelled pictures.
+
+    Args:
+        predictor: the network.
+        labelled: the pictures.
+        batch_size: pictures run at a time.
+        title: of the progress bar.
+
+    Returns:
+        The metrics of the network's task by name, and the pictures that cannot be read with the
+        reason.
+
+    Raises:
+        UserError: when none of the pictures can be read.
+    """
+    from mobilevit.deployment.preprocess import batches
+    from mobilevit.tasks import get_task
+
+    metric = get_task(predictor.contract.task).metric(predictor.contract)
+    unreadable: dict[str, str] = {}
+    read = batches(labelled.paths, predictor.contract, batch_size)
+    for batch in with_bar(read, len(labelled), title):
+        unreadable |= {str(path): reason for path, reason in batch.unreadable.items()}
+        if batch.positions:
+            labels = [labelled.labels[position] for position in batch.positions]
+            metric.update(predictor.run(batch.images), labels)
+    labelled.check_readable(unreadable)
+    return metric.compute(), unreadable
+
+
 def with_bar(found: Iterator[Batch], pictures: int, title: str) -> Iterator[Batch]:
     """Show a progress bar with the time left on stderr, if that is a terminal."""
     from rich.console import Console

@@ -217,7 +217,7 @@ def _at_size(predictor: Predictor, side: int) -> Predictor:
     """
     import numpy as np
 
-    from mobilevit.deployment.runtimes import TorchPredictor
+    from mobilevit.deployment.runtimes.pytorch import TorchPredictor
 
     contract = _resized(predictor.contract, side)
     if contract == predictor.contract:

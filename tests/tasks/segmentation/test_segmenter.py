@@ -11,8 +11,11 @@ from torch import Tensor, nn
 
 from mobilevit.deployment.comparison import compare
 from mobilevit.deployment.contract import Contract
-from mobilevit.deployment.onnx import OnnxExporter
-from mobilevit.deployment.runtimes import OnnxPredictor, Origin, TorchPredictor
+from mobilevit.deployment.exporters import write
+from mobilevit.deployment.formats import FORMATS
+from mobilevit.deployment.manifest import Origin
+from mobilevit.deployment.runtimes.onnx import OnnxPredictor
+from mobilevit.deployment.runtimes.pytorch import TorchPredictor
 from mobilevit.networks import DeepLabV3, DeepLabV3Config, TorchvisionLRASPP, create_model
 from mobilevit.networks.inference import optimize
 from mobilevit.tasks.segmentation.segmenter import Segmenter
@@ -85,7 +88,7 @@ def test_onnx_says_the_same_of_every_pixel(
     contract = Contract("segmentation", NAMES, SIZE, None, output=output)
     network = deeplab(8)
     path = tmp_path / "model.onnx"
-    OnnxExporter().export(Segmenter(network, SIZE, output), contract, path)
+    write(FORMATS["onnx"], Segmenter(network, SIZE, output), contract, path)
     graph = onnx.load_model(path).graph
     assert [node.op_type for node in graph.node].count("Resize") == resizes
     (told,) = graph.output

@@ -1,0 +1,91 @@
+"""The network as a graph: what every exporter starts from."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from mobilevit.networks.inference import fold_norms
+
+Decompositions = Mapping[Any, Callable[..., Any]]
+
+
+def prepare(network: nn.Module) -> nn.Module:
+    """Return a copy to export: float32, on the CPU, in evaluation, batch-norm folded.
+
+    The names of the modules stay as they are.
+    """
+    network = copy.deepcopy(network).float().cpu().eval().requires_grad_(False)
+    fold_norms(network)
+    return network
+
+
+def capture(
+    network: nn.Module,
+    size: tuple[int, int],
+    batch: int = 1,
+    decompositions: Decompositions | None = None,
+) -> ExportedProgram:
+    """Return the graph of a prepared network.
+
+    Args:
+        network: maps (N, 3, H, W) to one tensor; see ``prepare``.
+        size: height and width of the input, in pixels.
+        batch: pictures it takes.
+        decompositions: how some operations are written with others; none: they stay as they are.
+    """
+    program: ExportedProgram = torch.export.export(network, (torch.zeros(batch, 3, *size),))
+    if decompositions is not None:
+        program = program.run_decompositions(dict(decompositions))
+    return program
+
+
+def plain_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Scaled dot-product attention as two matrix products around a softmax."""
+    assert attn_mask is None
+    assert not is_causal
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    shares = torch.softmax((q * scale) @ k.transpose(-1, -2), dim=-1)
+    return (torch.dropout(shares, dropout_p, train=True) if dropout_p else shares) @ v
+
+
+PLAIN_ATTENTION: Decompositions = {
+    torch.ops.aten.scaled_dot_product_attention.default: plain_attention
+}
+"""For runtimes whose fast kernels know matrix products and softmax, and no attention."""
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the chatter of a converter to itself; its errors still come through."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,144 @@
+"""ExecuTorch: for apps on Android and iOS, and for Linux on small computers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
+from numpy.typing import NDArray
+from torch import fx, nn
+from torch.export import ExportedProgram
+
+from mobilevit.deployment.attachment import attach
+from mobilevit.deployment.capture import capture, prepare, quiet
+from mobilevit.deployment.config import ExportConfig
+from mobilevit.deployment.contract import Contract
+from mobilevit.deployment.runtimes.executorch import BACKEND
+from mobilevit.errors import UserError, unknown
+
+
+class ExecuTorchExporter:
+    """Writes a network as one ``.pte`` file, with its weights inside.
+
+    The input is (1, 3, H, W) and there is one output. With the backend ``"xnnpack"`` it is
+    rewritten so that XNNPACK takes all of it; ``"coreml"`` leaves it to Apple's converter, in fp16,
+    and the file runs on Apple's machines alone.
+    """
+
+    def export(
+        self,
+        network: nn.Module,
+        contract: Contract,
+        path: Path,
+        config: ExportConfig,
+        calibration: NDArray[np.float32] | None = None,
+    ) -> Contract:
+        """Write an artefact that says nothing of itself yet but its backend, see ``Exporter``.
+
+        Raises:
+            UserError: for a detector that chooses its boxes itself, int8 for Core ML, or
+                ``float_blocks`` that the network does not have.
+        """
+        if contract.output == "detections":
+            raise UserError(
+                "ExecuTorch has no non-maximum suppression: take raw (--raw), and choose among "
+                "the boxes in the app."
+            )
+        backend = config.backend or "xnnpack"
+        if backend == "coreml" and config.precision == "int8":
+            raise UserError("int8 is for the backend xnnpack; Core ML has a format of its own.")
+        known = dict(network.named_modules())
+        for name in config.float_blocks:
+            if name not in known:
+                raise unknown("module of the network", name, known)
+        with quiet():
+            if backend == "coreml":
+                program, partitioner = _for_coreml(prepare(network), contract)
+            else:
+                pictures = calibration if config.precision == "int8" else None
+                program, partitioner = _for_xnnpack(
+                    prepare(network), contract, pictures, config.float_blocks
+                )
+            lowered = to_edge_transform_and_lower(program, partitioner=[partitioner])
+            written = lowered.to_executorch(ExecutorchBackendConfig())
+        path.write_bytes(written.buffer)
+        attach(path, {BACKEND: backend})
+        return contract
+
+    def annotate(self, path: Path, entries: Mapping[str, str]) -> None:
+        """Add entries to the end of a file, see ``Exporter``."""
+        attach(path, entries)
+
+    def count_quantised(self, path: Path) -> dict[str, Any] | None:
+        """Count in a file what became int8, see ``Exporter``."""
+        from mobilevit.deployment.exporters.executorch_counts import count_quantised
+
+        return count_quantised(path)
+
+    def count_delegated(self, path: Path) -> float | None:
+        """Return the share of the multiply-adds that the backend takes, see ``Exporter``."""
+        from mobilevit.deployment.exporters.executorch_counts import count_delegated
+
+        return count_delegated(path)
+
+
+def _for_coreml(network: nn.Module, contract: Contract) -> tuple[ExportedProgram, Any]:
+    from executorch.backends.apple.coreml.partition import CoreMLPartitioner
+
+    return capture(network, contract.size), CoreMLPartitioner()
+
+
+def _for_xnnpack(
+    network: nn.Module,
+    contract: Contract,
+    calibration: NDArray[np.float32] | None,
+    float_blocks: tuple[str, ...],
+) -> tuple[ExportedProgram, Any]:
+    from mobilevit.deployment.exporters.xnnpack import DECOMPOSITIONS, partitioner, rewrite
+
+    network = rewrite(network)
+    if calibration is not None:
+        network = _quantise(network, contract, calibration, float_blocks)
+    return capture(network, contract.size, decompositions=DECOMPOSITIONS), partitioner()
+
+
+def _quantise(
+    network: nn.Module,
+    contract: Contract,
+    calibration: NDArray[np.float32],
+    float_blocks: tuple[str, ...],
+) -> nn.Module:
+    """Return a rewritten network with rounding to int8 in its graph (torchao's PT2E).
+
+    Weights are rounded per channel, activations per tensor, to the ranges that the pictures show.
+    The insides of norms stay in float.
+    """
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    from mobilevit.deployment.exporters.xnnpack import MatmulLayerNorm
+
+    norms = [n for n, module in network.named_modules() if isinstance(module, MatmulLayerNorm)]
+    floats = (*float_blocks, *norms)
+    quantizer = XNNPACKQuantizer()
+    quantizer.set_global(get_symmetric_quantization_config(is_per_channel=True))
+    quantizer.set_filter_function(lambda node: not _is_inside(node, floats))
+    observed = prepare_pt2e(capture(network, contract.size).module(), quantizer)
+    with torch.no_grad():
+        for picture in calibration:
+            observed(torch.from_numpy(picture[None]))
+    quantised: nn.Module = convert_pt2e(observed)
+    return quantised
+
+
+def _is_inside(node: fx.Node, names: tuple[str, ...]) -> bool:
+    """Return whether an operation of the graph stands in one of the modules named."""
+    stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    return any(path == name or path.startswith(f"{name}.") for path in stack for name in names)

@@ -1,0 +1,120 @@
+"""The network as XNNPACK takes it whole, and its way into an ExecuTorch program.
+
+XNNPACK has no layer normalisation, takes attention as two batched matrix products only, and of the
+means the one over a map. What it does not take stays with ExecuTorch's portable kernels, and cuts
+the graph into dozens of pieces.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
+from executorch.backends.xnnpack.partition.config.generic_node_configs import SigmoidConfig
+from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from torch import Tensor, nn
+
+from mobilevit.networks.mobilevit import Attention
+
+
+class MatmulLayerNorm(nn.Module):
+    """Layer normalisation over the last axis, its two means taken by matrix products."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        (width,) = norm.normalized_shape
+        self.weight, self.bias = norm.weight, norm.bias
+        self.register_buffer("average", torch.full((1, width), 1 / width), persistent=False)
+        self.register_buffer("eps", torch.full((1,), norm.eps), persistent=False)
+
+    average: Tensor
+    eps: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x - F.linear(x, self.average)
+        variance = F.linear(x * x, self.average, self.eps)
+        return x * torch.rsqrt(variance) * self.weight + self.bias
+
+
+class SplitAttention(nn.Module):
+    """Multi-head self-attention, (B, N, D) to (B, N, D), of linear layers and ``torch.bmm``.
+
+    Queries, keys and values have a layer each, for a joint one would be cut up again; the scale of
+    the products lies in the weights of the queries.
+    """
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.heads = attention.heads
+        width = attention.out.in_features
+        weights, biases = attention.qkv.weight.chunk(3), attention.qkv.bias.chunk(3)
+        scale = (width // self.heads) ** -0.5
+        self.query = _linear(weights[0] * scale, biases[0] * scale)
+        self.key = _linear(weights[1], biases[1])
+        self.value = _linear(weights[2], biases[2])
+        self.out = attention.out
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        depth = width // self.heads
+        q, k, v = (
+            layer(x).view(batch, tokens, self.heads, depth)
+            for layer in (self.query, self.key, self.value)
+        )
+        q = q.permute(0, 2, 1, 3).reshape(-1, tokens, depth)  # (B * heads, N, D / heads)
+        k = k.permute(0, 2, 3, 1).reshape(-1, depth, tokens)  # (B * heads, D / heads, N)
+        v = v.permute(0, 2, 1, 3).reshape(-1, tokens, depth)
+        y = torch.bmm(torch.bmm(q, k).softmax(-1), v)
+        y = y.view(batch, self.heads, tokens, depth).permute(0, 2, 1, 3)
+        return self.out(y.reshape(batch, tokens, width))
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0])
+    linear.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+    linear.bias = nn.Parameter(bias.contiguous(), requires_grad=False)
+    return linear
+
+
+def rewrite(network: nn.Module) -> nn.Module:
+    """Put what XNNPACK takes in the place of norms and attention; the outputs stay the same.
+
+    Args:
+        network: as ``prepare`` gives it; it is changed in place.
+    """
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.LayerNorm) and len(child.normalized_shape) == 1:
+                setattr(parent, name, MatmulLayerNorm(child))
+            elif isinstance(child, Attention):
+                setattr(parent, name, SplitAttention(child))
+    return network
+
+
+def _mean(
+    x: Tensor, dim: list[int] | None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Any:
+    """Keep the axes of a mean over a map's pixels, and drop them afterwards."""
+    if keepdim or x.dim() != 4 or dim is None or {axis % 4 for axis in dim} != {2, 3}:
+        return NotImplemented
+    return x.mean(dim, keepdim=True, dtype=dtype).view(x.shape[:2])
+
+
+DECOMPOSITIONS = {torch.ops.aten.mean.dim: _mean}
+"""How operations are written that XNNPACK takes in another form."""
+
+
+class _Sigmoid(SigmoidConfig):  # type: ignore[misc]
+    """XNNPACK looks the sigmoid of 8-bit numbers up; ExecuTorch would compute it in float."""
+
+    def supported_precision_types(self) -> list[ConfigPrecisionType]:
+        return [ConfigPrecisionType.FP32, ConfigPrecisionType.STATIC_QUANT]
+
+
+def partitioner() -> XnnpackPartitioner:
+    """Return what chooses the operations that XNNPACK takes."""
+    others = [config for config in ALL_PARTITIONER_CONFIGS if config is not SigmoidConfig]
+    return XnnpackPartitioner(configs=[*others, _Sigmoid])

@@ -1,0 +1,221 @@
+"""The formats of artefacts, and which options each of them honours. Needs no torch."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mobilevit.deployment.config import ExportConfig
+from mobilevit.deployment.manifest import CONTRACT
+from mobilevit.errors import MissingExtraError, UserError, unknown
+
+if TYPE_CHECKING:
+    from mobilevit.deployment.exporters import Exporter
+    from mobilevit.deployment.runtimes.artefact import Artefact
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format, and what can be asked of it.
+
+    Attributes:
+        name: as options and artefacts have it.
+        title: as people know it.
+        suffix: of its files, or folders.
+        extra: of this package, that installs what is needed.
+        builds: the libraries that write it.
+        runs: the libraries that run it.
+        exporter_class: in ``exporters/NAME.py``.
+        runtime_class: in ``runtimes/NAME.py``.
+        precisions: that it is written in, the usual one first.
+        dynamic_batch: whether it can take any number of pictures at once.
+        float_blocks: whether some modules can stay in float when the others become int8.
+        backends: who may compute, the usual one first.
+    """
+
+    name: str
+    title: str
+    suffix: str
+    extra: str
+    builds: tuple[str, ...]
+    runs: tuple[str, ...]
+    exporter_class: str
+    runtime_class: str
+    precisions: tuple[str, ...]
+    dynamic_batch: bool = False
+    float_blocks: bool = False
+    backends: tuple[str, ...] = ()
+
+    def check(self, libraries: tuple[str, ...]) -> None:
+        """Find out whether libraries are here, without importing them.
+
+        Raises:
+            MissingExtraError: with the pip line that installs what is missing.
+        """
+        missing = [library for library in libraries if not _is_here(library)]
+        if missing:
+            raise MissingExtraError(
+                f"{self.title} needs '{missing[0]}', which is not installed. Install it with: "
+                f'pip install "mobilevit[{self.extra}]"'
+            )
+
+    def only_on(self) -> str | None:
+        """Return where alone its own runtime is, if that is not here."""
+        if self.name == "coreml" and sys.platform != "darwin":
+            return "interpreted; Core ML itself is on Apple's machines only"
+        return None
+
+    def resolve(self, config: ExportConfig) -> ExportConfig:
+        """Return the options with the format's own choice where none was made.
+
+        Raises:
+            UserError: when it cannot honour one of them; nothing is ignored.
+        """
+        precision = config.precision or self.precisions[0]
+        if precision not in self.precisions:
+            raise UserError(
+                f"{self.title} is not written in {precision} here, but in "
+                f"{', '.join(self.precisions)}. {_who_has(precision)}"
+            )
+        if config.dynamic_batch and not self.dynamic_batch:
+            raise UserError(f"{self.title} takes one picture at a time here: no dynamic_batch.")
+        if config.float_blocks and not (self.float_blocks and precision == "int8"):
+            raise UserError(
+                f"float_blocks is for int8, and {self.title} in {precision} does not take it."
+            )
+        if config.backend and config.backend not in self.backends:
+            if not self.backends:
+                raise UserError(f"{self.title} has one backend: leave backend out.")
+            raise unknown(f"backend of {self.title}", config.backend, self.backends)
+        backend = config.backend or next(iter(self.backends), None)
+        return ExportConfig(precision, config.dynamic_batch, config.float_blocks, backend)
+
+    def exporter(self) -> Exporter:
+        """Return what writes the format.
+
+        Raises:
+            MissingExtraError: with the pip line that installs what is missing.
+        """
+        self.check(self.builds)
+        module = import_module(f"mobilevit.deployment.exporters.{self.name}")
+        made: Exporter = getattr(module, self.exporter_class)()
+        return made
+
+    def made(self, path: Path) -> bool:
+        """Return whether a file or folder is one that ``export`` wrote."""
+        described = path / "Data/com.apple.CoreML/model.mlmodel" if path.is_dir() else path
+        return described.is_file() and CONTRACT.encode() in described.read_bytes()
+
+    def open(self, path: Path, threads: int | None = None) -> Artefact:
+        """Return what runs a file of the format.
+
+        Raises:
+            MissingExtraError: with the pip line that installs what is missing.
+            UserError: when the file cannot be read, or holds no contract of its own.
+        """
+        self.check(self.runs)
+        module = import_module(f"mobilevit.deployment.runtimes.{self.name}")
+        opened: Artefact = getattr(module, self.runtime_class)(path, threads)
+        return opened
+
+
+FORMATS = {
+    format.name: format
+    for format in (
+        Format(
+            name="onnx",
+            title="ONNX",
+            suffix=".onnx",
+            extra="onnx",
+            builds=("onnx", "onnxscript", "onnxruntime"),
+            runs=("onnxruntime",),
+            exporter_class="OnnxExporter",
+            runtime_class="OnnxPredictor",
+            precisions=("fp32", "int8", "int8-weights"),
+            dynamic_batch=True,
+            float_blocks=True,
+        ),
+        Format(
+            name="coreml",
+            title="Core ML",
+            suffix=".mlpackage",
+            extra="coreml",
+            builds=("coremltools",),
+            runs=("coremltools",) if sys.platform == "darwin" else ("coremltools", "torch"),
+            exporter_class="CoreMLExporter",
+            runtime_class="CoreMLPredictor",
+            precisions=("fp16", "fp32", "int8-weights"),
+        ),
+        Format(
+            name="executorch",
+            title="ExecuTorch",
+            suffix=".pte",
+            extra="executorch",
+            builds=("executorch", "torchao"),
+            runs=("executorch", "torch"),
+            exporter_class="ExecuTorchExporter",
+            runtime_class="ExecuTorchPredictor",
+            precisions=("fp32", "int8"),
+            float_blocks=True,
+            backends=("xnnpack", "coreml"),
+        ),
+        Format(
+            name="litert",
+            title="LiteRT",
+            suffix=".tflite",
+            extra="litert",
+            builds=("litert_torch", "ai_edge_litert"),
+            runs=("ai_edge_litert",),
+            exporter_class="LiteRTExporter",
+            runtime_class="LiteRTPredictor",
+            precisions=("fp32", "int8", "int8-weights"),
+            float_blocks=True,
+        ),
+        Format(
+            name="openvino",
+            title="OpenVINO",
+            suffix=".xml",
+            extra="openvino",
+            builds=("openvino", "nncf"),
+            runs=("openvino",),
+            exporter_class="OpenVINOExporter",
+            runtime_class="OpenVINOPredictor",
+            precisions=("fp32", "fp16", "bf16", "int8", "int8-weights"),
+            dynamic_batch=True,
+            float_blocks=True,
+        ),
+    )
+}
+
+
+def get_format(name: str) -> Format:
+    """Return a format by its name.
+
+    Raises:
+        UserError: when there is none, with the nearest right name.
+    """
+    if name not in FORMATS:
+        raise unknown("format", name, FORMATS)
+    return FORMATS[name]
+
+
+def format_of(model: str | Path) -> Format | None:
+    """Return the format whose files are named like this one, if there is one."""
+    suffix = Path(model).suffix
+    return next((format for format in FORMATS.values() if format.suffix == suffix), None)
+
+
+def _is_here(library: str) -> bool:
+    try:
+        return find_spec(library) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _who_has(precision: str) -> str:
+    others = [format.title for format in FORMATS.values() if precision in format.precisions]
+    return f"In {precision} there is {', '.join(others)}." if others else ""

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+import shutil
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from mobilevit.errors import UserError
+from mobilevit.verbs.benchmark_formats import benchmark_formats
+from mobilevit.verbs.evaluate import evaluate
+
+
+@pytest.fixture(scope="module")
+def measured(run, artefact, tmp_path_factory) -> Path:
+    """A run with its ONNX file, and a file of another's making."""
+    folder = tmp_path_factory.mktemp("measured") / "run"
+    shutil.copytree(run, folder)
+    (folder / "notes.xml").write_text("<notes/>")
+    return folder
+
+
+def test_one_table_of_all_that_was_exported(measured, photos):
+    table = benchmark_formats(measured, repeats=2, warmup=1)
+    assert [row.model for row in table.rows] == ["best.safetensors", "best.onnx"]
+    assert set(table.absent) == {"coreml", "executorch", "litert", "openvino"}
+    for row in table.rows:
+        assert row.metrics == evaluate(measured / row.model, photos).metrics
+        assert [timing.threads for timing in row.timings] == [1, 2]
+        assert 20e6 < row.peak_memory < 20e9
+    stored = json.loads((measured / "formats.json").read_text())
+    assert stored == json.loads(json.dumps(table.to_dict()))
+    with Image.open(measured / "formats.png") as plot:
+        assert plot.width > 500
+    text = StringIO()
+    table.print(Console(file=text, width=200))
+    for word in ("best.onnx", "top1", "p90", "--format litert"):
+        assert word in text.getvalue()
+
+
+def test_fewer_pictures_and_one_format(measured):
+    table = benchmark_formats(measured, ["onnx"], threads=(1,), limit=5, repeats=1, warmup=0)
+    assert (table.pictures, table.absent) == (5, {})
+
+
+def test_what_it_refuses(measured, tmp_path, make_run, photos):
+    with pytest.raises(UserError, match=r"nothing was exported here as litert.*--format all"):
+        benchmark_formats(measured, ["litert"])
+    with pytest.raises(UserError, match="unknown format 'lite'"):
+        benchmark_formats(measured, ["lite"])
+    with pytest.raises(UserError, match="repeats is 0"):
+        benchmark_formats(measured, repeats=0)
+    alone = make_run(tmp_path / "alone", None, ("stripes", "moon", "disc", "square"), {})
+    shutil.copy(measured / "best.onnx", alone)
+    with pytest.raises(UserError, match="does not name the data"):
+        benchmark_formats(alone)
+    other = make_run(tmp_path / "other", photos, ("disc", "square", "stripes", "x"), {})
+    shutil.copy(measured / "best.onnx", other)
+    with pytest.raises(UserError, match="knows other classes"):
+        benchmark_formats(other)
