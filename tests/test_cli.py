@@ -20,7 +20,7 @@ from mobilevit.training.recipe import Multiple, load_recipe
 
 VERBS = (
     *("train", "evaluate", "predict", "export", "convert", "benchmark"),
-    *("sensitivity", "compare", "doctor", "models", "demo"),
+    *("sensitivity", "starter", "compare", "doctor", "models", "demo"),
 )
 TINY = ("--epochs", "1", "--size", "32", "--sizes", "--workers", "0", "--device", "cpu")
 FAST = ("--batch-size", "8", "--precision", "fp32", "--no-progress")

@@ -27,15 +27,17 @@ if TYPE_CHECKING:
     from mobilevit.networks.inference import optimize
     from mobilevit.training.recipe import Recipe, list_recipes, load_recipe
     from mobilevit.verbs.benchmark import benchmark
+    from mobilevit.verbs.benchmark_formats import benchmark_formats
     from mobilevit.verbs.compare import compare
     from mobilevit.verbs.convert import convert
     from mobilevit.verbs.demo import demo
     from mobilevit.verbs.doctor import doctor
     from mobilevit.verbs.evaluate import evaluate
-    from mobilevit.verbs.export import export
+    from mobilevit.verbs.export import export, export_all
     from mobilevit.verbs.models import models
     from mobilevit.verbs.predict import predict
     from mobilevit.verbs.sensitivity import sensitivity
+    from mobilevit.verbs.starter import starter
     from mobilevit.verbs.train import train
 
 __version__ = "0.1.0"
@@ -48,6 +50,7 @@ __all__ = [
     "Recipe",
     "UserError",
     "benchmark",
+    "benchmark_formats",
     "compare",
     "convert",
     "create_model",
@@ -55,6 +58,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "export",
+    "export_all",
     "list_models",
     "list_recipes",
     "load_checkpoint",
@@ -68,6 +72,7 @@ __all__ = [
     "save_checkpoint",
     "save_pretrained",
     "sensitivity",
+    "starter",
     "train",
 ]
 
@@ -83,11 +88,13 @@ _HOMES = {
     "mobilevit.networks": ("MobileViTConfig", "MobileViTV2Config", "list_models"),
     "mobilevit.networks.inference": ("optimize",),
     "mobilevit.training.recipe": ("Recipe", "list_recipes", "load_recipe"),
+    "mobilevit.verbs.benchmark_formats": ("benchmark_formats",),
+    "mobilevit.verbs.export": ("export", "export_all"),
     **{
         f"mobilevit.verbs.{verb}": (verb,)
         for verb in (
             *("benchmark", "compare", "convert", "demo", "doctor"),
-            *("evaluate", "export", "models", "predict", "sensitivity", "train"),
+            *("evaluate", "models", "predict", "sensitivity", "starter", "train"),
         )
     },
 }

@@ -107,6 +107,7 @@ def _commands(arguments: Sequence[str]) -> dict[str, Callable[..., int]]:
         "convert": _convert,
         "benchmark": _benchmark,
         "sensitivity": _sensitivity,
+        "starter": _starter,
         "compare": _compare(arguments),
         "doctor": _doctor,
         "models": _models,
@@ -389,6 +390,23 @@ def _sensitivity(
     from mobilevit.verbs.sensitivity import sensitivity
 
     return _show(sensitivity(model, data, calibrate), json)
+
+
+def _starter(
+    artefact: Annotated[Positional[str], arg(metavar="ARTEFACT", help="An exported file.")],
+    folder: Annotated[Positional[Path], arg(metavar="FOLDER", help="New folder to write.")],
+    *,
+    picture: Path,
+    json: Json = False,
+) -> int:
+    """Write a small app around an exported file, and a picture to check it with.
+
+    Args:
+        picture: Golden picture: what the file says of it is written beside it.
+    """
+    from mobilevit.verbs.starter import starter
+
+    return _show(starter(artefact, folder, picture), json)
 
 
 def _compare(arguments: Sequence[str]) -> Callable[..., int]:

@@ -24,13 +24,14 @@ from peers import enliven
 
 FORMAT = FORMATS["openvino"]
 CONTRACT = Contract("classification", ("cat", "Dögel", '<"&">'), size=(64, 64), resize=80)
+LAYERS = (1, 1, 1)
 PICTURES = np.random.default_rng(0).random((6, 3, 64, 64), dtype=np.float32)
 
 
 @pytest.fixture(scope="module")
 def network() -> torch.nn.Module:
     """In the last stage of it, there is one token; attention says much."""
-    return enliven(create_model("mobilevit_xxs", num_classes=3))
+    return enliven(create_model("mobilevit_xxs", num_classes=3, layers=LAYERS))
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +102,9 @@ def test_what_became_int8_is_counted_in_the_file(folder):
     assert counts["fp32"] is counts["fp16"] is counts["bf16"] is None
     assert counts["int8-weights"]["operations"] == 0
     assert counts["int8-weights"]["bytes"] > 0.9
-    # 35 convolutions, 9 attentions of 6 layers and 2 products, the head; 9 products stay in float
-    layers = 35 + 9 * 6 + 1
-    assert counts["int8"]["operations"] == pytest.approx((layers + 9) / (layers + 18))
+    # 35 convolutions, 3 transformers of 6 layers and 2 products, the head; 3 products stay in float
+    layers = 35 + 3 * 6 + 1
+    assert counts["int8"]["operations"] == pytest.approx((layers + 3) / (layers + 6))
     assert counts["int8"]["bytes"] > 0.9
 
 
@@ -118,7 +119,7 @@ def test_blocks_stay_in_float(network, tmp_path):
         if operation.get_type_name() == "Convolution"
         and operation.input_value(0).get_node().get_type_name() == "FakeQuantize"
     }
-    assert {"stem", "stages.0.0.expand", "stages.2.0.expand", "stages.3.1.fuse"} <= rounded
+    assert {"stem", "stages.0.0.expand", "stages.2.0.expand", "stages.3.1.local"} <= rounded
     assert not any(name.startswith(("stages.1.", "stages.4.")) for name in rounded)
     share = FORMAT.open(path).describe()["quantised"]
     assert 0.2 < share["operations"] < 0.8
@@ -136,7 +137,7 @@ def test_it_says_what_it_is(folder, network):
     assert model.output(0).any_name == "logits"
     told = model.get_rt_info("mobilevit.contract").astype(str)
     assert Contract.from_json(told, "") == CONTRACT
-    assert b"/" + str(Path.cwd()).encode() not in (folder / "int8.xml").read_bytes()
+    assert str(Path(__file__).parents[2]).encode() not in (folder / "int8.xml").read_bytes()
 
 
 def test_entries_are_added_and_replaced(folder, tmp_path):
@@ -164,7 +165,7 @@ def test_the_other_tasks(output, tmp_path):
     names, size = ("a", "b", "c"), (64, 96)
     task = "detection" if output == "candidates" else "segmentation"
     contract = replace(CONTRACT, task=task, class_names=names, size=size, output=output)
-    backbone = create_model("mobilevit_xxs", num_classes=0)
+    backbone = create_model("mobilevit_xxs", num_classes=0, layers=LAYERS)
     made = (
         SSDLite(backbone, SSDLiteConfig(num_classes=4))
         if output == "candidates"
@@ -175,7 +176,7 @@ def test_the_other_tasks(output, tmp_path):
     expected = outputs(network, images)
     for precision, most in (("fp32", 1e-4), ("int8", 0.3)):
         path = tmp_path / f"{precision}.xml"
-        write(FORMAT, network, contract, path, ExportConfig(precision), calibration=images)
+        write(FORMAT, network, contract, path, ExportConfig(precision), calibration=images[:1])
         assert noise(FORMAT.open(path).run(images), expected) < most
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mobilevit.deployment.attachment import attach
 from mobilevit.deployment.capture import PLAIN_ATTENTION, Decompositions, prepare, quiet
@@ -147,12 +148,23 @@ def _silu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(x)
 
 
+def _expand(x: Tensor, size: list[int], *, implicit: bool = False) -> Any:
+    """Resize a map of one pixel; the converter loses the channels' place when it repeats one."""
+    if x.dim() != 4 or tuple(x.shape[2:]) != (1, 1) or size[2] == 1:
+        return NotImplemented
+    return F.interpolate(x, size[2:], mode="bilinear", align_corners=False)
+
+
 DECOMPOSITIONS: Decompositions = {
+    torch.ops.aten.expand.default: _expand,
     torch.ops.aten.silu.default: _silu,
     torch.ops.aten.silu_.default: _silu,
     **PLAIN_ATTENTION,
 }
-"""LiteRT has no SiLU; of a sigmoid and a product in int8, XNNPACK makes one table to look up."""
+"""How operations are written that LiteRT has not.
+
+Of SiLU's sigmoid and product in int8, XNNPACK makes one table to look up.
+"""
 
 
 def _convert(module: nn.Module, example: dict[str, Tensor], config: Any = None) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,6 +22,7 @@ from mobilevit.deployment.runtimes.openvino import WEIGHTS, hash_weights, import
 from mobilevit.networks.mobilevit import Attention
 
 ov: Any = import_openvino()
+nncf: Any = import_module("nncf")  # after OpenVINO, see there
 
 
 class OpenVINOExporter:
@@ -47,7 +49,7 @@ class OpenVINOExporter:
                 assert calibration is not None
                 model = _quantise(model, calibration, config.float_blocks)
             elif config.precision == "int8-weights":
-                model = _compress(model)
+                model = nncf.compress_weights(model)
             halved = config.precision in ("fp16", "bf16")
             ov.save_model(model, path, compress_to_fp16=halved)
         self.annotate(path, {WEIGHTS: hash_weights(path)})
@@ -159,8 +161,6 @@ def _quantise(model: Any, calibration: NDArray[np.float32], float_blocks: tuple[
 
     What belongs to no module but the network itself is the arithmetic on boxes.
     """
-    import nncf
-
     patterns = [rf"__module\.{re.escape(block)}[./].*" for block in float_blocks]
     return nncf.quantize(
         model,
@@ -169,12 +169,6 @@ def _quantise(model: Any, calibration: NDArray[np.float32], float_blocks: tuple[
         subset_size=len(calibration),
         ignored_scope=nncf.IgnoredScope(patterns=[*patterns, "aten::.*"], validate=False),
     )
-
-
-def _compress(model: Any) -> Any:
-    import nncf
-
-    return nncf.compress_weights(model)
 
 
 def _products(operation: Any) -> Iterator[tuple[bool, ...]]:
