@@ -25,11 +25,11 @@ from inference import in_transformers
 from mobilevit import Contract, load_pretrained
 from mobilevit.checkpoints import ADAPTERS
 from mobilevit.deployment.calibration import load_calibration
-from mobilevit.deployment.capture import quiet
 from mobilevit.deployment.config import ExportConfig
 from mobilevit.deployment.exporters import write
 from mobilevit.deployment.formats import FORMATS
 from mobilevit.deployment.preprocess import load_batch
+from mobilevit.deployment.quiet import quiet
 
 RUNTIMES = ("onnx", "openvino", "litert", "executorch")
 PRECISIONS = {"openvino": ("fp32", "bf16", "int8")}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mobilevit.deployment.attachment import attach, read_attached
 from mobilevit.deployment.config import ExportConfig
@@ -17,8 +17,16 @@ from mobilevit.deployment.exporters import write
 from mobilevit.deployment.formats import FORMATS
 from mobilevit.deployment.manifest import Manifest
 from mobilevit.errors import UserError
-from mobilevit.networks import DeepLabV3, DeepLabV3Config, MobileViT, SSDLite, SSDLiteConfig
-from mobilevit.networks.mobilevit import VARIANTS
+from mobilevit.networks import (
+    DeepLabV3,
+    DeepLabV3Config,
+    MobileViT,
+    SSDLite,
+    SSDLiteConfig,
+    create_model,
+)
+from mobilevit.networks.layers import ConvNormAct
+from mobilevit.networks.mobilevit import VARIANTS, Attention, MobileViTBlock
 from mobilevit.tasks import get_task
 
 pytest.importorskip("executorch")
@@ -34,16 +42,26 @@ EXECUTORCH = FORMATS["executorch"]
 PLAIN = Contract("classification", tuple("abcd"), size=(32, 64), resize=40)
 
 
-def made(layers: tuple[int, int, int], **numbers: int) -> MobileViT:
-    """XXS with fewer transformer layers, and weights with which a wiring error shows."""
-    torch.manual_seed(0)
-    config = replace(VARIANTS["mobilevit_xxs"], layers=layers, num_classes=4, **numbers)
-    network = enliven(MobileViT(config))
-    nn.init.normal_(network.head.weight, std=0.3)
-    return network
+class Mini(nn.Module):
+    """A convolution, a MobileViT block and a classifier: all that there is to lower, in seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = ConvNormAct(3, 16, 3, stride=4)
+        self.block = MobileViTBlock(16, 32, 2, 2, VARIANTS["mobilevit_xxs"])
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.block(self.stem(x)).mean((2, 3)))
+
+
+def convolutional(**numbers: int) -> MobileViT:
+    """XXS without transformers, for what stands on a backbone."""
+    return MobileViT(replace(VARIANTS["mobilevit_xxs"], layers=(0, 0, 0), **numbers))
 
 
 def enliven(network: nn.Module) -> nn.Module:
+    """Make a network one with which a wiring error shows."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, std=0.1)
@@ -64,32 +82,35 @@ def expected(network: nn.Module, x: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def small() -> MobileViT:
-    return made((0, 0, 1))
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    network = enliven(Mini())
+    nn.init.normal_(network.head.weight)
+    return network
 
 
 @pytest.fixture(scope="module")
-def exported(small: MobileViT, tmp_path_factory) -> Path:
+def exported(small: nn.Module, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("fp32") / "model.pte"
     write(EXECUTORCH, small, PLAIN, path, name="small")
     return path
 
 
 @pytest.fixture(scope="module")
-def quantised(small: MobileViT, tmp_path_factory) -> Path:
+def quantised(small: nn.Module, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("int8") / "model.pte"
-    config = ExportConfig("int8", float_blocks=("stages.4.1.fuse", "head"))
+    config = ExportConfig("int8", float_blocks=("block.transformer.0.attention", "head"))
     write(EXECUTORCH, small, PLAIN, path, config, calibration=images(PLAIN, 8))
     return path
 
 
 def test_rewriting_for_xnnpack_changes_no_output():
-    network = made((1, 1, 1))
+    torch.manual_seed(0)
+    network = enliven(create_model("mobilevit_xxs", num_classes=4))
     x = images(PLAIN)
     rewritten = rewrite(prepare(network))
-    assert not any(isinstance(module, nn.LayerNorm) for module in rewritten.modules())
+    assert not any(isinstance(module, (nn.LayerNorm, Attention)) for module in rewritten.modules())
     np.testing.assert_allclose(expected(rewritten, x), expected(network, x), atol=1e-5)
-    assert any(isinstance(module, nn.LayerNorm) for module in network.modules())
 
 
 def test_the_file_computes_what_the_network_computes(exported, small):
@@ -113,24 +134,23 @@ def test_int8_is_close_and_small_and_counted(quantised, exported, small):
     x = images(PLAIN, 8)
     outputs, found = expected(small, x), ExecuTorchPredictor(quantised).run(x)
     noise = np.square(outputs - found).sum() / np.square(outputs).sum()
-    assert 1e-9 < noise < 1e-2
+    assert 1e-9 < noise < 0.05
     assert operators(quantised) == ["XnnpackBackend"]
     counted = ExecuTorchPredictor(quantised).describe()["quantised"]
-    # 37 products: of attention two stay in float, of the named blocks two more
-    assert 0.5 < counted["bytes"] < 1
-    assert 0.7 < counted["operations"] < 1
-    assert quantised.stat().st_size < 0.6 * exported.stat().st_size
+    # Of 22, both products of two attentions stay in float, and of the named ones five layers.
+    assert counted["operations"] == pytest.approx(13 / 22)
+    assert 0.3 < counted["bytes"] < 1
 
 
 def test_an_unknown_float_block_is_named(small, tmp_path):
-    config = ExportConfig("int8", float_blocks=("stages.4.1.fuze",))
-    with pytest.raises(UserError, match=r"'stages\.4\.1\.fuze'.*Did you mean 'stages\.4\.1\.fuse'"):
+    config = ExportConfig("int8", float_blocks=("block.fuze",))
+    with pytest.raises(UserError, match=r"'block\.fuze'.*Did you mean 'block\.fuse'"):
         write(EXECUTORCH, small, PLAIN, tmp_path / "x.pte", config, calibration=images(PLAIN))
 
 
 def test_candidates_of_a_detector(tmp_path):
     contract = Contract("detection", tuple("abcd"), (64, 64), None, output="candidates")
-    network = enliven(SSDLite(made((0, 0, 0)), SSDLiteConfig(num_classes=5)))
+    network = enliven(SSDLite(convolutional(), SSDLiteConfig(num_classes=5)))
     detector = get_task("detection").deploy(network, contract)
     path = tmp_path / "detector.pte"
     write(EXECUTORCH, detector, contract, path)
@@ -144,7 +164,7 @@ def test_candidates_of_a_detector(tmp_path):
 
 def test_masks_of_a_segmenter(tmp_path):
     contract = Contract("segmentation", tuple("abcd"), (64, 64), None, output="pixel_logits")
-    backbone = made((0, 0, 0), output_stride=16)
+    backbone = convolutional(output_stride=16)
     network = enliven(DeepLabV3(backbone, DeepLabV3Config(num_classes=4, aspp_width=16)))
     segmenter = get_task("segmentation").deploy(network, contract)
     path = tmp_path / "segmenter.pte"

@@ -27,6 +27,7 @@ pytest.importorskip("litert_torch")
 from mobilevit.deployment.exporters.litert import (
     DECOMPOSITIONS,
     LiteRTExporter,
+    RootMeanSquareNorm,
     centre_tokens,
 )
 from mobilevit.deployment.exporters.litert_file import count_operators
@@ -157,6 +158,11 @@ def test_centring_the_tokens_changes_nothing(network, size):
     assert before > 0.01
     assert after < 1e-5
     assert not any(isinstance(module, nn.LayerNorm) for module in prepared.modules())
+
+
+def test_tokens_of_zeros_stay_zeros():
+    zeros = torch.zeros(2, 8)
+    assert torch.equal(RootMeanSquareNorm(1e-5)(zeros), zeros)
 
 
 def test_blocks_stay_in_float_that_are_named(network):

@@ -114,7 +114,9 @@ def test_blocks_stay_in_float(network, folder, tmp_path):
     }
     blocks = {name.split(".")[0] + "." + name.split(".")[1] for name in floats}
     assert blocks == {"stem.conv", "stages.1", "stages.4"}
-    share, whole = (FORMAT.open(file).describe()["quantised"] for file in (path, folder / "int8.onnx"))
+    share, whole = (
+        FORMAT.open(file).describe()["quantised"] for file in (path, folder / "int8.onnx")
+    )
     assert 0.2 < share["operations"] < whole["operations"] - 0.2
     assert 0.2 < share["bytes"] < whole["bytes"] - 0.2
 

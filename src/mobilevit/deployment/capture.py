@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -72,20 +68,3 @@ PLAIN_ATTENTION: Decompositions = {
     torch.ops.aten.scaled_dot_product_attention.default: plain_attention
 }
 """For runtimes whose fast kernels know matrix products and softmax, and no attention."""
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the chatter of a converter to itself; its errors still come through."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -15,10 +15,11 @@ from torch.export import ExportedProgram
 from torch.nn import functional as F
 
 from mobilevit import __version__
-from mobilevit.deployment.capture import Decompositions, capture, prepare, quiet
+from mobilevit.deployment.capture import Decompositions, capture, prepare
 from mobilevit.deployment.config import ExportConfig
 from mobilevit.deployment.contract import Contract
 from mobilevit.deployment.mil import Program
+from mobilevit.deployment.quiet import quiet
 from mobilevit.deployment.runtimes.coreml import (
     SPEC,
     WEIGHTS,

@@ -14,9 +14,10 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from mobilevit.deployment.attachment import attach
-from mobilevit.deployment.capture import capture, prepare, quiet
+from mobilevit.deployment.capture import capture, prepare
 from mobilevit.deployment.config import ExportConfig
 from mobilevit.deployment.contract import Contract
+from mobilevit.deployment.quiet import quiet
 from mobilevit.deployment.runtimes.executorch import BACKEND
 from mobilevit.errors import UserError, unknown
 
@@ -98,24 +99,33 @@ def _for_xnnpack(
     calibration: NDArray[np.float32] | None,
     float_blocks: tuple[str, ...],
 ) -> tuple[ExportedProgram, Any]:
-    from mobilevit.deployment.exporters.xnnpack import DECOMPOSITIONS, partitioner, rewrite
+    from mobilevit.deployment.exporters.xnnpack import (
+        DECOMPOSITIONS,
+        MatmulLayerNorm,
+        partitioner,
+        rewrite,
+    )
 
     network = rewrite(network)
+    program = capture(network, contract.size, decompositions=DECOMPOSITIONS)
     if calibration is not None:
-        network = _quantise(network, contract, calibration, float_blocks)
-    return capture(network, contract.size, decompositions=DECOMPOSITIONS), partitioner()
+        norms = (n for n, module in network.named_modules() if isinstance(module, MatmulLayerNorm))
+        quantised = _quantise(program.module(), calibration, (*float_blocks, *norms))
+        program = capture(quantised, contract.size)
+    return program, partitioner()
 
 
 def _quantise(
-    network: nn.Module,
-    contract: Contract,
-    calibration: NDArray[np.float32],
-    float_blocks: tuple[str, ...],
+    graph: nn.Module, calibration: NDArray[np.float32], floats: tuple[str, ...]
 ) -> nn.Module:
-    """Return a rewritten network with rounding to int8 in its graph (torchao's PT2E).
+    """Return a captured network with rounding to int8 in its graph (torchao's PT2E).
 
     Weights are rounded per channel, activations per tensor, to the ranges that the pictures show.
-    The insides of norms stay in float.
+
+    Args:
+        graph: a program's module.
+        calibration: (N, 3, H, W) pictures.
+        floats: names of the modules that stay in float; the insides of norms are among them.
     """
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
@@ -123,14 +133,10 @@ def _quantise(
     )
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    from mobilevit.deployment.exporters.xnnpack import MatmulLayerNorm
-
-    norms = [n for n, module in network.named_modules() if isinstance(module, MatmulLayerNorm)]
-    floats = (*float_blocks, *norms)
     quantizer = XNNPACKQuantizer()
     quantizer.set_global(get_symmetric_quantization_config(is_per_channel=True))
     quantizer.set_filter_function(lambda node: not _is_inside(node, floats))
-    observed = prepare_pt2e(capture(network, contract.size).module(), quantizer)
+    observed = prepare_pt2e(graph, quantizer)
     with torch.no_grad():
         for picture in calibration:
             observed(torch.from_numpy(picture[None]))

@@ -108,7 +108,7 @@ def _portable_products(program: Program) -> Iterator[Product]:
             continue
         inner = _PORTABLE.get(plan.operators[call.op_index].name)
         if inner:
-            shapes = [getattr(plan.values[i].val, "sizes", None) for i in call.args]
+            shapes = [getattr(plan.values[i].val, "sizes", []) for i in call.args]
             yield Product(math.prod(shapes[-1]) * inner(shapes), delegated=False, int8=False)
 
 

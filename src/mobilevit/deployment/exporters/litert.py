@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobilevit.deployment.attachment import attach
-from mobilevit.deployment.capture import PLAIN_ATTENTION, Decompositions, prepare, quiet
+from mobilevit.deployment.capture import PLAIN_ATTENTION, Decompositions, prepare
 from mobilevit.deployment.config import ExportConfig
 from mobilevit.deployment.contract import Contract
 from mobilevit.deployment.exporters.litert_file import (
@@ -22,6 +22,7 @@ from mobilevit.deployment.exporters.litert_file import (
     count_quantised,
     take_and_give_floats,
 )
+from mobilevit.deployment.quiet import quiet
 from mobilevit.errors import UserError
 from mobilevit.networks.mobilevit import MobileViTBlock, TransformerLayer
 

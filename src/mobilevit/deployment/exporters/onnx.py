@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mobilevit import __version__
-from mobilevit.deployment.capture import prepare, quiet
+from mobilevit.deployment.capture import prepare
 from mobilevit.deployment.config import ExportConfig
 from mobilevit.deployment.contract import Contract
+from mobilevit.deployment.quiet import quiet
 
 OPSET = 20
 

@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from mobilevit.deployment.capture import quiet
+from mobilevit.deployment.quiet import quiet
 
 HEAVY = ("Conv", "MatMul", "Gemm")
 QUANTISED = (
@@ -126,11 +126,7 @@ def _scopes(model: Any) -> dict[str, list[str]]:
 def _stays(name: str, scopes: dict[str, list[str]], float_blocks: tuple[str, ...]) -> bool:
     """Return whether a node stays in float; one that was fused is named ``first/Fusion``."""
     _, *modules, own = ["", *scopes.get(name.partition("/")[0], ["", "", ""])]
-    return (
-        modules == [""]
-        or own.startswith(ATTENTION)
-        or not set(float_blocks).isdisjoint(modules)
-    )
+    return modules == [""] or own.startswith(ATTENTION) or not set(float_blocks).isdisjoint(modules)
 
 
 def _round_weights(graph: Any) -> None:

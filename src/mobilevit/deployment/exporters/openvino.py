@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mobilevit.deployment.capture import prepare, quiet
+from mobilevit.deployment.capture import prepare
 from mobilevit.deployment.config import ExportConfig
 from mobilevit.deployment.contract import Contract
+from mobilevit.deployment.quiet import quiet
 from mobilevit.deployment.runtimes.openvino import WEIGHTS, hash_weights, import_openvino
 from mobilevit.networks.mobilevit import Attention
 
@@ -119,7 +120,8 @@ class SplitAttention(nn.Module):
             layer(x).reshape(split).transpose(1, 2) for layer in (self.query, self.key, self.value)
         )
         y = F.scaled_dot_product_attention(q, k, v)
-        return self.out(y.transpose(1, 2).reshape(batch, tokens, width))
+        merged: Tensor = self.out(y.transpose(1, 2).reshape(batch, tokens, width))
+        return merged
 
 
 def split_attention(network: nn.Module) -> nn.Module:
@@ -145,7 +147,8 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 def _convert(network: nn.Module, contract: Contract, dynamic_batch: bool) -> Any:
     """Return OpenVINO's model of a network; its operations are named after the modules."""
     example = torch.zeros(2 if dynamic_batch else 1, 3, *contract.size)
-    traced = torch.jit.trace(network, example, strict=False, check_trace=False)
+    trace: Any = torch.jit.trace
+    traced = trace(network, example, strict=False, check_trace=False)
     model = ov.convert_model(
         traced,
         example_input=example,

@@ -17,6 +17,7 @@ from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPr
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from torch import Tensor, nn
 
+from mobilevit.deployment.capture import Decompositions
 from mobilevit.networks.mobilevit import Attention
 
 
@@ -69,7 +70,8 @@ class SplitAttention(nn.Module):
         v = v.permute(0, 2, 1, 3).reshape(-1, tokens, depth)
         y = torch.bmm(torch.bmm(q, k).softmax(-1), v)
         y = y.view(batch, self.heads, tokens, depth).permute(0, 2, 1, 3)
-        return self.out(y.reshape(batch, tokens, width))
+        merged: Tensor = self.out(y.reshape(batch, tokens, width))
+        return merged
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
@@ -103,7 +105,14 @@ def _mean(
     return x.mean(dim, keepdim=True, dtype=dtype).view(x.shape[:2])
 
 
-DECOMPOSITIONS = {torch.ops.aten.mean.dim: _mean}
+def _silu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x)
+
+
+DECOMPOSITIONS: Decompositions = {
+    torch.ops.aten.mean.dim: _mean,
+    torch.ops.aten.silu.default: _silu,
+}
 """How operations are written that XNNPACK takes in another form."""
 
 

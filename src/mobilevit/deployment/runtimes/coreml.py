@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mobilevit.deployment.quiet import quiet
 from mobilevit.deployment.runtimes.artefact import Artefact, check_threads
 from mobilevit.errors import UserError, require
 
@@ -119,12 +119,8 @@ class _Interpreted:
 
 def load_coremltools() -> ModuleType:
     """Import coremltools without its remarks on the versions of other libraries."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
+    with quiet():
         return require("coremltools", "coreml")
-    finally:
-        logging.disable(before)
 
 
 def read_spec(path: Path) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilevit.deployment.attachment import read_attached
+from mobilevit.deployment.quiet import quiet
 from mobilevit.deployment.runtimes.artefact import Artefact, check_threads
 from mobilevit.errors import UserError, require
 
@@ -28,11 +29,13 @@ class LiteRTPredictor(Artefact):
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
         runtime = require("ai_edge_litert.interpreter", "litert")
+        check_threads(threads)
         path = Path(path)
         entries = read_attached(path)
         try:
-            self.interpreter = runtime.Interpreter(str(path), num_threads=check_threads(threads))
-            self.interpreter.allocate_tensors()
+            with quiet():  # XNNPACK tells of itself
+                self.interpreter = runtime.Interpreter(str(path), num_threads=threads)
+                self.interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise UserError(
                 f"{path}: LiteRT cannot load it, it is damaged or of a newer LiteRT. "
