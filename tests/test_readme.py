@@ -23,8 +23,10 @@ from mobilevit.cli import main
 README = Path(__file__).parents[1] / "README.md"
 VERBS = (
     *("train", "evaluate", "predict", "export", "convert", "benchmark"),
-    *("compare", "doctor", "models", "demo"),
+    *("sensitivity", "starter", "compare", "doctor", "models", "demo"),
 )
+OTHERS = {"export": ("export_all",), "benchmark_formats": ("benchmark_formats",)}
+"""What else the commands call, by its module."""
 
 
 def code_blocks(language: str) -> list[str]:
@@ -57,6 +59,7 @@ def folder(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``photos/`` in it, where the reader stands."""
     folder = tmp_path_factory.mktemp("reader")
     shutil.copytree(photos, folder / "photos")
+    shutil.copy(next(photos.glob("val/*/*.jpg")), folder / "photo.jpg")
     return folder
 
 
@@ -67,9 +70,10 @@ def test_there_is_something_to_type():
 
 def test_every_command_is_parsed(monkeypatch):
     for arguments in commands():
-        for verb in VERBS:
-            home = importlib.import_module(f"mobilevit.verbs.{verb}")
-            monkeypatch.setattr(home, verb, lambda *_, **__: Nothing())
+        for module, names in [*((verb, (verb,)) for verb in VERBS), *OTHERS.items()]:
+            home = importlib.import_module(f"mobilevit.verbs.{module}")
+            for name in names:
+                monkeypatch.setattr(home, name, lambda *_, **__: Nothing())
         assert main(arguments) == 0, arguments
 
 

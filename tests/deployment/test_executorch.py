@@ -231,11 +231,13 @@ def test_what_cannot_be_opened_is_named(exported, tmp_path):
         assert str(path) in str(caught.value)
 
     whole = exported.read_bytes()
+    bare = whole[: whole.rindex(b"PK\x03\x04")]
     refuses(whole[:10_000], "cut off")
     refuses(whole[:10_000], "damaged or of another version", entries)
     refuses(b"no program at all", "damaged or of another version", entries)
-    refuses(whole[:100_000], "holds no contract", {})
+    refuses(bare, "holds no contract")
+    refuses(bare, "holds no contract", {})
     elsewhere = entries | {"mobilevit.backend": "vulkan"}
-    refuses(whole[:100_000], "backend vulkan, which is not on this machine", elsewhere)
+    refuses(bare, "backend vulkan, which is not on this machine", elsewhere)
     other = replace(PLAIN, size=(64, 64)).to_json()
     refuses(whole, "its input is", {"mobilevit.contract": other})

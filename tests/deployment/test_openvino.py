@@ -174,10 +174,16 @@ def test_the_other_tasks(output, tmp_path):
     network = get_task(task).deploy(enliven(made), contract)
     images = np.random.default_rng(1).random((2, 3, *size), dtype=np.float32)
     expected = outputs(network, images)
-    for precision, most in (("fp32", 1e-4), ("int8", 0.4)):  # wrong boxes are off by more than 1
+    for precision, most in (("fp32", 1e-4), ("int8", 0.4)):
         path = tmp_path / f"{precision}.xml"
         write(FORMAT, network, contract, path, ExportConfig(precision), calibration=images)
         assert noise(FORMAT.open(path).run(images), expected) < most
+    for operation in ov.Core().read_model(tmp_path / "int8.xml").get_ops():
+        if operation.get_type_name() == "FakeQuantize":  # of the input or within a module
+            source = operation.input_value(0).get_node()
+            assert source.get_type_name() == "Parameter" or "__module." in str(
+                operation.get_friendly_name()
+            )
 
 
 def test_files_that_cannot_be_used_are_named(folder, tmp_path):

@@ -88,13 +88,13 @@ class _Pool:
     def set(self, threads: int | None) -> int:
         """Make them as many as wanted, and return how often they were changed."""
         library = require("executorch.extension.pybindings.portable_lib", "executorch")
-        now = library._threadpool_get_thread_count()
-        self.usual = self.usual or now
-        wanted = threads or self.usual
-        if now != wanted:
-            with _silence():
+        with _silence():
+            now = library._threadpool_get_thread_count()
+            self.usual = self.usual or now
+            wanted = threads or self.usual
+            if now != wanted:
                 library._unsafe_reset_threadpool(wanted)
-            self.changes += 1
+                self.changes += 1
         return self.changes
 
 
