@@ -30,6 +30,7 @@ from mobilevit.deployment.exporters import write
 from mobilevit.deployment.formats import FORMATS
 from mobilevit.deployment.preprocess import load_batch
 from mobilevit.deployment.quiet import quiet
+from mobilevit.deployment.runtimes.openvino import import_openvino
 
 RUNTIMES = ("onnx", "openvino", "litert", "executorch")
 PRECISIONS = {"openvino": ("fp32", "bf16", "int8")}
@@ -191,8 +192,8 @@ def _to_onnx(network: nn.Module, path: Path, precision: str, calibration: np.nda
 
 
 def _to_openvino(network: nn.Module, path: Path, precision: str, calibration: np.ndarray) -> None:
-    import nncf
-    import openvino
+    openvino = import_openvino()
+    import nncf  # after OpenVINO, see there
 
     x = torch.from_numpy(calibration[:1])
     model = openvino.convert_model(network, example_input=x, input=[1, *x.shape[1:]])
@@ -261,8 +262,7 @@ def _in_onnx(path: Path) -> Run:
 
 
 def _in_openvino(path: Path) -> Run:
-    import openvino
-
+    openvino = import_openvino()
     settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
     model = openvino.compile_model(path, "CPU", settings | {"PERFORMANCE_HINT": "LATENCY"})
     return lambda x: model(x)[0]

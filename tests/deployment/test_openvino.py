@@ -178,12 +178,13 @@ def test_the_other_tasks(output, tmp_path):
         path = tmp_path / f"{precision}.xml"
         write(FORMAT, network, contract, path, ExportConfig(precision), calibration=images)
         assert noise(FORMAT.open(path).run(images), expected) < most
-    for operation in ov.Core().read_model(tmp_path / "int8.xml").get_ops():
-        if operation.get_type_name() == "FakeQuantize":  # of the input or within a module
-            source = operation.input_value(0).get_node()
-            assert source.get_type_name() == "Parameter" or "__module." in str(
-                operation.get_friendly_name()
-            )
+    rounded = [
+        operation.get_friendly_name()
+        for operation in ov.Core().read_model(tmp_path / "int8.xml").get_ops()
+        if operation.get_type_name() == "FakeQuantize"
+    ]
+    assert len(rounded) > 50
+    assert not any(name.startswith("aten::") for name in rounded)  # the arithmetic on boxes
 
 
 def test_files_that_cannot_be_used_are_named(folder, tmp_path):

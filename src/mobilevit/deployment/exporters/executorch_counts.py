@@ -6,6 +6,7 @@ import json
 import math
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -79,15 +80,27 @@ def count_quantised(path: Path) -> dict[str, Any] | None:
     }
 
 
-def operators(path: Path) -> list[str]:
-    """Return what the file calls, in order: names of portable operators, ids of delegates."""
-    plan = _read(path).execution_plan[0]
-    return [
+def operations(path: Path) -> Counter[str]:
+    """Count what a file does.
+
+    Returns:
+        By name: ExecuTorch's own operators (``aten::…``), its delegates (``XnnpackBackend``), and
+        of XNNPACK's graphs the nodes, with `` int8`` behind those that give 8-bit numbers.
+    """
+    program = _read(path)
+    plan = program.execution_plan[0]
+    counted = Counter(
         plan.operators[call.op_index].name
         if isinstance(call, KernelCall)
         else plan.delegates[call.delegate_index].id
         for call in _calls(plan)
-    ]
+    )
+    for graph in _graphs(program):
+        values = _values(graph)
+        for node in graph["xnodes"]:
+            int8 = values[node["xnode_union"]["output_id"]]["datatype"] in _INT8
+            counted[node["xnode_union_type"] + " int8" * int8] += 1
+    return counted
 
 
 def _read(path: Path) -> Program:

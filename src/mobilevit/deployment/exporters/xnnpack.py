@@ -17,7 +17,7 @@ from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPr
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from torch import Tensor, nn
 
-from mobilevit.deployment.capture import Decompositions
+from mobilevit.deployment.capture import PLAIN_ATTENTION, Decompositions
 from mobilevit.networks.mobilevit import Attention
 
 
@@ -84,12 +84,15 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 def rewrite(network: nn.Module) -> nn.Module:
     """Put what XNNPACK takes in the place of norms and attention; the outputs stay the same.
 
+    The modules keep their names; the linear layer of an attention becomes three.
+
     Args:
         network: as ``prepare`` gives it; it is changed in place.
     """
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, nn.LayerNorm) and len(child.normalized_shape) == 1:
+            # Subclasses may normalise another axis.
+            if type(child) is nn.LayerNorm and child.weight.dim() == 1 and child.bias is not None:
                 setattr(parent, name, MatmulLayerNorm(child))
             elif isinstance(child, Attention):
                 setattr(parent, name, SplitAttention(child))
@@ -110,6 +113,7 @@ def _silu(x: Tensor) -> Tensor:
 
 
 DECOMPOSITIONS: Decompositions = {
+    **PLAIN_ATTENTION,
     torch.ops.aten.mean.dim: _mean,
     torch.ops.aten.silu.default: _silu,
 }

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Iterator
+import io
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ class ExecuTorchPredictor(Artefact):
         self.threads = check_threads(threads)
         entries = read_attached(Path(path))
         self.backend = entries.get(BACKEND, "xnnpack")
-        with _silence():
+        with contextlib.redirect_stderr(io.StringIO()):
             self._runtime = require("executorch.runtime", "executorch").Runtime.get()
         if not self._runtime.backend_registry.is_available(_NAMES.get(self.backend, self.backend)):
             raise UserError(
@@ -72,7 +71,7 @@ class ExecuTorchPredictor(Artefact):
         """Return the program, loaded again where the pool has changed: XNNPACK keeps the old."""
         changes = _pool.set(self.threads)
         if changes != self._changes:
-            with _silence():
+            with contextlib.redirect_stderr(io.StringIO()):
                 self._method = self._runtime.load_program(self._file).load_method("forward")
             self._changes = changes
         return self._method
@@ -88,7 +87,7 @@ class _Pool:
     def set(self, threads: int | None) -> int:
         """Make them as many as wanted, and return how often they were changed."""
         library = require("executorch.extension.pybindings.portable_lib", "executorch")
-        with _silence():
+        with contextlib.redirect_stderr(io.StringIO()):
             now = library._threadpool_get_thread_count()
             self.usual = self.usual or now
             wanted = threads or self.usual
@@ -99,17 +98,3 @@ class _Pool:
 
 
 _pool = _Pool()
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep what ExecuTorch's C++ prints from standard error."""
-    kept = os.dup(2)
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
