@@ -148,3 +148,17 @@ def test_int8_has_a_name_of_its_own_and_needs_pictures(run, photos, tmp_path):
     assert report.description["precision"] == "int8"
     assert 0.5 < report.description["quantised"]["operations"] <= 1
     assert 0.5 < report.description["quantised"]["bytes"] <= 1
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="Core ML itself runs here")
+def test_what_nothing_here_runs_is_written_and_said_to_be_unchecked(run, tmp_path):
+    report = export(run, "executorch", tmp_path / "ios.pte", backend="coreml")
+    assert report.comparison is None
+    assert report.path.stat().st_size > 1_000_000
+    assert json.loads(report.report.read_text())["comparison"] is None
+    for shown in (report, Exports((report,), {})):
+        text = StringIO()
+        shown.print(Console(file=text, width=160))
+        assert "unchecked" in text.getvalue()
+    with pytest.raises(UserError, match="not on this machine"):
+        evaluate(report.path, tmp_path)

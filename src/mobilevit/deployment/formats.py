@@ -63,10 +63,10 @@ class Format:
                 f'pip install "mobilevit[{self.extra}]"'
             )
 
-    def only_on(self) -> str | None:
-        """Return where alone its own runtime is, if that is not here."""
-        if self.name == "coreml" and sys.platform != "darwin":
-            return "interpreted; Core ML itself is on Apple's machines only"
+    def only_on(self, backend: str | None) -> str | None:
+        """Say that nothing here runs its files, if that is so of one of its backends."""
+        if backend == "coreml" and sys.platform != "darwin":
+            return "unchecked: it runs on Apple's machines only, and this is none"
         return None
 
     def resolve(self, config: ExportConfig) -> ExportConfig:

@@ -63,9 +63,10 @@ class Demo:
             top1 = f"{evaluation.metrics['top1']:.2%}"
             table.add_row(name, top1, f"{timing.median_ms:.2f}", f"{model['bytes'] / 1e6:.1f}")
         console.print(table)
-        difference = self.export.comparison.max_difference
+        compared = self.export.comparison
+        assert compared  # ONNX Runtime is here, or the demo would not have begun
         console.print(
-            f"Largest difference of a logit between the two: {difference:.1e}. "
+            f"Largest difference of a logit between the two: {compared.max_difference:.1e}. "
             f"All of it took {self.seconds:.0f} s."
         )
         console.print(f"Everything is in {self.folder}/ (look at run/curves.png).", markup=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -299,7 +300,8 @@ def _examine_format(format: Format) -> dict[str, str | None]:
             found[what] = None
         except MissingExtraError:
             found[what] = pip_line([format.extra])
-    found["run"] = found["run"] or format.only_on()
+    if format.name == "coreml" and sys.platform != "darwin":
+        found["run"] = found["run"] or "interpreted; Core ML itself is on Apple's machines only"
     return found
 
 

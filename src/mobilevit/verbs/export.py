@@ -34,14 +34,14 @@ class ExportReport:
         path: the artefact.
         report: this report as JSON, beside it.
         description: of the artefact, as its predictor gives it.
-        comparison: the artefact beside PyTorch.
+        comparison: the artefact beside PyTorch; ``None`` where nothing here runs it.
         seconds: that all of it took.
     """
 
     path: Path
     report: Path
     description: dict[str, Any]
-    comparison: Comparison
+    comparison: Comparison | None
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -50,13 +50,14 @@ class ExportReport:
             "path": str(self.path),
             "report": str(self.report),
             "artefact": self.description,
-            "comparison": self.comparison.to_dict(),
+            "comparison": self.comparison.to_dict() if self.comparison else None,
             "seconds": round(self.seconds, 3),
         }
 
     def print(self, console: Console) -> None:
         """Print the report for people."""
-        self.comparison.print(console)
+        if self.comparison:
+            self.comparison.print(console)
         known = self.description
         if known.get("runs_as"):
             console.print(f"{self.path.name}: {known['runs_as']}", markup=False)
@@ -95,18 +96,23 @@ class Exports:
         from rich.markup import escape
         from rich.table import Table
 
-        table = Table("artefact", "precision", title="beside PyTorch, all within tolerance")
+        table = Table("artefact", "precision", title="beside PyTorch")
         for column in ("MB", "largest difference", "PSNR", "same first answer", "s"):
             table.add_column(column, justify="right")
         for report in self.reports:
             compared = report.comparison
+            found = ["unchecked"] * 3
+            if compared:
+                found = [
+                    f"{compared.max_difference:.2e}",
+                    "equal" if compared.psnr is None else f"{compared.psnr:.0f} dB",
+                    f"{compared.agreement:.2%}",
+                ]
             table.add_row(
                 escape(report.path.name),
                 report.description["precision"],
                 f"{report.description['bytes'] / 1e6:.1f}",
-                f"{compared.max_difference:.2e}",
-                "equal" if compared.psnr is None else f"{compared.psnr:.0f} dB",
-                f"{compared.agreement:.2%}",
+                *found,
                 f"{report.seconds:.0f}",
             )
         console.print(table)
@@ -134,7 +140,9 @@ def export(
 
     The artefact gets its name only after it has passed, and takes the place of an earlier artefact
     of that name at once; a file that this package did not make is never replaced. The comparison is
-    stored in the artefact and, with the rest of the report, beside it in a ``.json``.
+    stored in the artefact and, with the rest of the report, beside it in a ``.json``. What nothing
+    on this machine runs (ExecuTorch with Core ML, away from a Mac) is written and said to be
+    unchecked.
 
     Args:
         model: whatever ``load_pretrained`` takes.
@@ -214,22 +222,33 @@ def export(
             origin=reference.origin,
             calibration=calibration,
         )
-        artefact = chosen.open(beside)
-        comparison = compare(reference, artefact, pictures, allowed, least)
-        if not comparison.passed:
-            raise UserError(
-                f"{path}: not written. On {comparison.pictures} pictures its outputs differ from "
-                f"PyTorch's by up to {comparison.max_difference:.3g}; allowed is "
-                f"{comparison.limit:.3g}, that is {allowed:g} of their range. The first answer is "
-                f"the same for {comparison.agreement:.2%}. A larger tolerance accepts that."
-            )
-        described = {**artefact.describe(), "model": str(path)}
-        del artefact
-        chosen.exporter().annotate(beside, {COMPARISON: json.dumps(comparison.to_dict())})
+        comparison = None
+        described: dict[str, Any] = {
+            "format": format,
+            "precision": config.precision,
+            "bytes": beside.stat().st_size,
+            "quantised": None,
+            "runs_as": chosen.only_on(config.backend),
+        }
+        if not described["runs_as"]:
+            artefact = chosen.open(beside)
+            comparison = compare(reference, artefact, pictures, allowed, least)
+            if not comparison.passed:
+                raise UserError(
+                    f"{path}: not written. On {comparison.pictures} pictures its outputs differ "
+                    f"from PyTorch's by up to {comparison.max_difference:.3g}; allowed is "
+                    f"{comparison.limit:.3g}, that is {allowed:g} of their range. The first answer "
+                    f"is the same for {comparison.agreement:.2%}. A larger tolerance accepts that."
+                )
+            described = artefact.describe()
+            del artefact  # some runtimes hold their file
+            chosen.exporter().annotate(beside, {COMPARISON: json.dumps(comparison.to_dict())})
+    if comparison:
+        described["bytes"] = chosen.open(path).bytes()
     report = ExportReport(
         path=path,
         report=path.with_name(f"{path.name}.json"),
-        description={**described, "bytes": chosen.open(path).describe()["bytes"]},
+        description={**described, "model": str(path)},
         comparison=comparison,
         seconds=time.perf_counter() - started,
     )

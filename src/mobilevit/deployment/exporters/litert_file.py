@@ -11,6 +11,8 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
+from mobilevit.deployment.quiet import quiet
+
 HEAVY = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL")
 
 
@@ -91,7 +93,8 @@ def count_delegated(path: Path) -> float:
     """Return the share of the multiply-adds that XNNPACK takes."""
     model = flatbuffer_utils.read_model(str(path))
     # Kept from joining what it takes, the delegate shows for every operator whether it takes it.
-    interpreter = Interpreter(str(path), experimental_disable_delegate_node_fusion=True)
+    with quiet():  # XNNPACK tells of itself
+        interpreter = Interpreter(str(path), experimental_disable_delegate_node_fusion=True)
     interpreter.allocate_tensors()
     nodes = interpreter._get_ops_details()
     taken = {i for node in nodes if node["op_name"] == "DELEGATE" for i in node["outputs"]}
