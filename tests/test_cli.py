@@ -78,7 +78,7 @@ def test_help_explains_every_option_and_shows_its_default(command, verb):
     assert len(entries) >= (40 if verb == "train" else 2)
     for entry in entries:
         words = " ".join(entry.replace("│", " ").split())
-        assert re.search(r"\w\S?\. \(default: [^)]+\)", words), words
+        assert re.search(r"\w\S?\. \((default: [^)]+|required)\)", words), words
 
 
 def test_a_recipe_changes_the_defaults(command, tmp_path):

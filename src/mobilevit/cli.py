@@ -33,6 +33,7 @@ Source = (
     "Hugging Face hub, or imagenette, which comes with the package."
 )
 Model = Annotated[Positional[str], arg(metavar="MODEL", help=f"An exported file, or: {Source}")]
+FormatName = Literal["onnx", "coreml", "executorch", "litert", "openvino"]
 Library = Literal["mobilevit", "timm", "transformers", "cvnets"]
 Threads = Annotated[int | None, arg(help="Threads that compute; none given: the runtime's.")]
 Data = (
@@ -248,12 +249,12 @@ def _predict(
 def _export(
     model: Annotated[Positional[str], arg(metavar="MODEL", help=Source)],
     *,
-    format: Literal["onnx", "coreml", "executorch", "litert", "openvino", "all"] = "onnx",
+    format: FormatName | Literal["all"] = "onnx",
     precision: Literal["fp32", "fp16", "bf16", "int8", "int8-weights"] | None = None,
     output: Path | None = None,
     data: Path | None = None,
     calibrate: Path | None = None,
-    float_blocks: tuple[str, ...] = (),
+    float_blocks: tuple[str, ...] | None = None,
     dynamic_batch: Flag = False,
     backend: Literal["xnnpack", "coreml"] | None = None,
     tolerance: float | None = None,
@@ -270,7 +271,7 @@ def _export(
         data: Folder or picture to compare on; none given: what the run was validated on.
         calibrate: Folder of pictures that int8 learns its ranges from; none given: what the run
             was trained on.
-        float_blocks: Of int8, names of the network's modules that stay in float.
+        float_blocks: Of int8, names of the network's modules that stay in float; none given: none.
         dynamic_batch: Take any number of pictures at once instead of one.
         backend: Of ExecuTorch, who computes; none given: xnnpack.
         tolerance: Largest difference allowed, as a share of the outputs' range; none given: 0.001
@@ -284,7 +285,7 @@ def _export(
         "precision": precision,
         "data": data,
         "calibrate": calibrate,
-        "float_blocks": float_blocks,
+        "float_blocks": float_blocks or (),
         "dynamic_batch": dynamic_batch,
         "backend": backend,
         "tolerance": tolerance,
@@ -333,7 +334,7 @@ def _benchmark(
         ),
     ],
     *,
-    formats: tuple[Literal["onnx", "coreml", "executorch", "litert", "openvino", "all"], ...] = (),
+    formats: tuple[FormatName | Literal["all"], ...] | None = None,
     data: Path | None = None,
     size: int | None = None,
     threads: tuple[int, ...] = (1,),
@@ -347,7 +348,8 @@ def _benchmark(
 
     Args:
         formats: Measure one run beside what was exported from it in these formats, its metric and
-            its memory too, and write formats.json and formats.png into its folder.
+            its memory too, and write formats.json and formats.png into its folder; none
+            given: the models as they are.
         data: With --formats, labelled pictures; none given: those the run was validated on.
         size: Side of the input in pixels; none given: what each model expects.
         threads: Numbers of threads to measure with.

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from mobilevit.deployment import formats
 from mobilevit.verbs import doctor as module
 from mobilevit.verbs.doctor import EXTRAS, doctor
 
@@ -49,7 +50,7 @@ def test_the_extras_are_those_of_the_package():
     declared = {
         line.split(" =")[0]: tuple(re.findall(r'"([a-z_-]+)', line))
         for line in section.splitlines()
-        if " = " in line and not line.startswith("all")
+        if " = " in line and not line.startswith(("all", "devices"))
     }
     assert declared == EXTRAS
 
@@ -62,9 +63,22 @@ def test_what_is_missing_is_answered_with_the_pip_line(monkeypatch):
     assert missing == {"onnx", "demo"}
     verbs = report.machine.verbs
     assert verbs["train"] is None
-    assert verbs["export --format onnx"] == 'pip install "mobilevit[onnx]"'
+    assert verbs["compare"] == 'pip install "mobilevit[onnx]"'
     assert verbs["demo"] == 'pip install "mobilevit[onnx,demo]"'
     assert 'pip install "mobilevit[onnx,demo]"' in printed(report)
+
+
+def test_each_format_says_what_can_be_done_with_it_here(monkeypatch):
+    monkeypatch.setattr(formats, "_is_here", lambda library: library != "openvino")
+    report = doctor()
+    pip = 'pip install "mobilevit[openvino]"'
+    assert report.machine.formats["openvino"] == {"built": pip, "run": pip}
+    assert report.machine.formats["litert"] == {"built": None, "run": None}
+    core_ml = report.machine.formats["coreml"]
+    assert core_ml["built"] is None
+    assert (core_ml["run"] is None) == (sys.platform == "darwin")
+    for word in ("OpenVINO (.xml)", pip, "Core ML", "can be built here"):
+        assert word in printed(report)
 
 
 def test_a_core_library_that_is_missing_or_broken_is_an_error(monkeypatch):

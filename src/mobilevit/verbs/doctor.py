@@ -39,7 +39,7 @@ EXTRAS = {
     "detection": ("faster-coco-eval",),
     "coreml": ("coremltools",),
     "executorch": ("executorch", "torchao"),
-    "litert": ("litert-torch", "ai-edge-litert"),
+    "litert": ("litert-torch", "ai-edge-litert", "torchao"),
     "openvino": ("openvino", "nncf"),
 }
 """The optional libraries, by the extra of this package that installs them."""
