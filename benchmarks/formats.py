@@ -291,8 +291,8 @@ def _in_executorch(path: Path) -> Run:
     from executorch.runtime import Runtime
 
     portable_lib._unsafe_reset_threadpool(1)
-    method = Runtime.get().load_program(path.read_bytes()).load_method("forward")
-    return lambda x: method.execute((torch.from_numpy(x),))[0].numpy()
+    program = Runtime.get().load_program(path)  # which its methods do not keep alive
+    return lambda x: program.load_method("forward").execute((torch.from_numpy(x),))[0].numpy()
 
 
 def _ours(path: Path) -> Run:

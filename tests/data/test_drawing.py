@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from mobilevit.data.drawing import (
-    MOSAIC,
     TILE,
     caption,
     class_colour,
@@ -15,7 +14,6 @@ from mobilevit.data.drawing import (
     draw_boxes,
     draw_mask,
     mosaic,
-    spread,
     tile,
     titled,
     with_legend,
@@ -104,13 +102,6 @@ def test_a_mosaic_shows_each_picture_whole(count):
 def test_a_tile_has_the_shape_it_is_asked_for():
     assert tile(grey(64, 64), 800, 600).size == (TILE, TILE * 3 // 4)
     assert tile(grey(64, 64), 1, 9000).size == (1, TILE)
-
-
-@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 1000])
-def test_what_is_shown_is_spread_over_all(count):
-    shown = spread(range(count))
-    assert len(shown) == len(set(shown)) == min(count, MOSAIC)
-    assert not shown or (shown[0] == 0 and shown[-1] >= count - 1 - count / MOSAIC)
 
 
 def test_classes_near_in_number_have_colours_that_can_be_told_apart():

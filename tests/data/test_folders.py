@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobilevit.data.folders import Folders, fingerprint, pictures, read_folders
+from mobilevit.data.folders import Folders, fingerprint, pictures, read_folders, spread
 from mobilevit.errors import UserError
 
 PIXEL = b"not decoded here "
@@ -245,3 +245,10 @@ def test_real_data(shared_data):
     folders = read_folders(shared_data / "imagenette")
     assert len(folders.class_names) == 10
     assert (len(folders.train), len(folders.val)) == (9469, 3925)
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 1000])
+def test_what_is_taken_is_spread_over_all(count):
+    taken = spread(range(count), 16)
+    assert len(taken) == len(set(taken)) == min(count, 16)
+    assert not taken or (taken[0] == 0 and taken[-1] >= count - 1 - count / 16)

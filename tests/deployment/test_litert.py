@@ -208,7 +208,7 @@ def test_every_task_is_written(made, tmp_path):
 def test_the_choice_among_boxes_is_left_to_the_app(contract, tmp_path):
     chosen = replace(contract, task="detection", output="detections")
     with pytest.raises(UserError, match="--raw"):
-        LiteRTExporter().export(nn.Identity(), chosen, tmp_path / "x.tflite", ExportConfig("fp32"))
+        write(FORMAT, nn.Identity(), chosen, tmp_path / "x.tflite")
     assert not (tmp_path / "x.tflite").exists()
 
 

@@ -85,7 +85,7 @@ def test_a_file_for_any_number_of_pictures_takes_them_at_once(folder):
 
 
 def test_small_precisions_make_small_files(folder):
-    bytes_ = {name: FORMAT.open(folder / f"{name}.xml").bytes() for name in FORMAT.precisions}
+    bytes_ = {name: FORMAT.bytes(folder / f"{name}.xml") for name in FORMAT.precisions}
     weights = (folder / "fp32.bin").stat().st_size
     assert bytes_["fp32"] == weights + (folder / "fp32.xml").stat().st_size
     assert (folder / "fp16.bin").stat().st_size < 0.51 * weights

@@ -5,7 +5,6 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TypeVar
 from zlib import crc32
 
 import numpy as np
@@ -27,7 +26,6 @@ _SHADES = ((0.75, 1.0), (0.95, 0.7), (0.45, 0.95))  # saturation and value
 _STRIPES = np.array([(40, 40, 40), (200, 200, 200)], np.uint8)
 
 Rectangle = tuple[int, int, int, int]
-Item = TypeVar("Item")
 
 
 def caption(picture: Image.Image, lines: Sequence[str]) -> Image.Image:
@@ -145,12 +143,6 @@ def mosaic(pictures: Sequence[Image.Image], columns: int = 4) -> Image.Image:
         for j, picture in enumerate(row):
             whole.paste(picture, (_GAP + sum(widths[:j]), _GAP + sum(heights[:i])))
     return whole
-
-
-def spread(items: Sequence[Item], most: int = MOSAIC) -> list[Item]:
-    """Return at most so many of the items, evenly spread over all of them."""
-    count = min(most, len(items))
-    return [items[i * len(items) // count] for i in range(count)]
 
 
 def tile(picture: Image.Image, width: float, height: float) -> Image.Image:

@@ -18,6 +18,7 @@ from mobilevit.errors import UserError, nearest
 
 Label = TypeVar("Label")
 """What is known of a picture: the index of its class (``int``), its ``Boxes`` or its ``Mask``."""
+Item = TypeVar("Item")
 
 VAL_NAMES = ("val", "valid", "validation", "test")
 """Names of the folder to validate on; where there are several, the first of these is taken."""
@@ -165,6 +166,12 @@ def pictures(paths: str | Path | Sequence[str | Path]) -> list[Path]:
         paths = [paths]
     found = {file for path in paths for file in _named(Path(path))}
     return sorted(found, key=_natural)
+
+
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """Return at most so many of the items, evenly spread over all of them."""
+    count = min(most, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def fingerprint(path: Path, whole: bool = False) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilevit.data.folders import spread
 from mobilevit.deployment.contract import Contract
 from mobilevit.deployment.preprocess import batches
 from mobilevit.errors import UserError
@@ -24,7 +25,7 @@ def load_calibration(paths: Sequence[Path], contract: Contract) -> NDArray[np.fl
     """Read pictures to calibrate on, as the network sees them.
 
     Args:
-        paths: pictures, of which ``MOST`` are taken at even distances.
+        paths: pictures, of which ``MOST`` are taken evenly spread.
         contract: of the network.
 
     Returns:
@@ -34,8 +35,7 @@ def load_calibration(paths: Sequence[Path], contract: Contract) -> NDArray[np.fl
         UserError: when fewer than ``FEWEST`` can be read, or more than half of them show nothing,
             as black ones do.
     """
-    step = max(len(paths) / MOST, 1)
-    chosen = [paths[int(i * step)] for i in range(min(len(paths), MOST))]
+    chosen = spread(paths, MOST)
     images = np.concatenate(
         [np.zeros((0, 3, *contract.size), np.float32)]
         + [batch.images for batch in batches(chosen, contract, 16)]

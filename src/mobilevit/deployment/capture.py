@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from mobilevit.networks.inference import fold_norms
@@ -68,3 +68,21 @@ PLAIN_ATTENTION: Decompositions = {
     torch.ops.aten.scaled_dot_product_attention.default: plain_attention
 }
 """For runtimes whose fast kernels know matrix products and softmax, and no attention."""
+
+
+def plain_silu(x: Tensor) -> Tensor:
+    """SiLU as the sigmoid and product it is made of."""
+    return x * torch.sigmoid(x)
+
+
+PLAIN_SILU: Decompositions = {
+    torch.ops.aten.silu.default: plain_silu,
+    torch.ops.aten.silu_.default: plain_silu,
+}
+"""For runtimes that have no SiLU."""
+
+
+def is_inside(node: fx.Node, names: tuple[str, ...]) -> bool:
+    """Return whether an operation of the graph stands in one of the modules named."""
+    stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    return any(path == name or path.startswith(f"{name}.") for path in stack for name in names)

@@ -34,7 +34,9 @@ class Format:
         precisions: that it is written in, the usual one first.
         dynamic_batch: whether it can take any number of pictures at once.
         float_blocks: whether some modules can stay in float when the others become int8.
+        detections: whether it can choose among the boxes of a detector itself.
         backends: who may compute, the usual one first.
+        beside: suffixes of the files that lie beside the first one.
     """
 
     name: str
@@ -48,7 +50,9 @@ class Format:
     precisions: tuple[str, ...]
     dynamic_batch: bool = False
     float_blocks: bool = False
+    detections: bool = False
     backends: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
     def check(self, libraries: tuple[str, ...]) -> None:
         """Find out whether libraries are here, without importing them.
@@ -110,6 +114,16 @@ class Format:
         described = path / "Data/com.apple.CoreML/model.mlmodel" if path.is_dir() else path
         return described.is_file() and CONTRACT.encode() in described.read_bytes()
 
+    def files(self, path: Path) -> list[Path]:
+        """Return all files of an artefact, the one that names it first; a folder's in any order."""
+        if path.is_dir():
+            return [file for file in path.rglob("*") if file.is_file()]
+        return [path, *(path.with_suffix(suffix) for suffix in self.beside)]
+
+    def bytes(self, path: Path) -> int:
+        """Return what an artefact takes on disk."""
+        return sum(file.stat().st_size for file in self.files(path))
+
     def open(self, path: Path, threads: int | None = None) -> Artefact:
         """Return what runs a file of the format.
 
@@ -138,6 +152,7 @@ FORMATS = {
             precisions=("fp32", "int8", "int8-weights"),
             dynamic_batch=True,
             float_blocks=True,
+            detections=True,
         ),
         Format(
             name="coreml",
@@ -187,6 +202,8 @@ FORMATS = {
             precisions=("fp32", "fp16", "bf16", "int8", "int8-weights"),
             dynamic_batch=True,
             float_blocks=True,
+            detections=True,
+            beside=(".bin",),
         ),
     )
 }

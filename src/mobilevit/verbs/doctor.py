@@ -15,7 +15,7 @@ from mobilevit.data.box_checks import is_crowded
 from mobilevit.data.box_sets import read_boxes
 from mobilevit.data.boxes import Boxes
 from mobilevit.data.findings import Finding, counted
-from mobilevit.data.folders import Folders, read_folders
+from mobilevit.data.folders import Folders, read_folders, spread
 from mobilevit.data.mask_sets import read_masks
 from mobilevit.data.masks import Mask
 from mobilevit.data.scan import Scan, drop_unreadable, scan, usable_cores
@@ -243,7 +243,7 @@ def _check_drawing(path: Path, data: str | Path | None) -> None:
 def _draw(path: Path, folders: Folders[Any]) -> None:
     """Draw some pictures to train on, and the boxes or masks of those that have some."""
     from mobilevit.data.decoding import read_picture
-    from mobilevit.data.drawing import mosaic, spread, tile, titled
+    from mobilevit.data.drawing import MOSAIC, mosaic, tile, titled
     from mobilevit.tasks.detection.pictures import draw_mosaic
 
     make_folder(path.parent)
@@ -258,7 +258,7 @@ def _draw(path: Path, folders: Folders[Any]) -> None:
             draw_mosaic(beside, boxed, folders.class_names)
             return
         tiles = []
-        for sample in spread(folders.train):
+        for sample in spread(folders.train, MOSAIC):
             picture = read_picture(sample.path)
             shown = tile(picture, picture.width, picture.height)
             tiles.append(titled(shown, folders.class_names[sample.label]))

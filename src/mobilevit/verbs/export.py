@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mobilevit.data.folders import spread
 from mobilevit.deployment.config import ExportConfig
 from mobilevit.deployment.formats import FORMATS, Format, format_of, get_format
-from mobilevit.errors import UserError, unknown
+from mobilevit.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -177,7 +178,7 @@ def export(
         raise UserError("pictures to calibrate on are for int8: leave calibrate out.")
     from mobilevit.checkpoints import load_pretrained
     from mobilevit.deployment.comparison import AGREEMENTS, TOLERANCES, compare
-    from mobilevit.deployment.exporters import write
+    from mobilevit.deployment.exporters import check, write
     from mobilevit.deployment.manifest import COMPARISON
     from mobilevit.deployment.runtimes.pytorch import TorchPredictor
     from mobilevit.files import publishing, write_text
@@ -189,10 +190,8 @@ def export(
     path = _target(model, found.path, chosen, config, output)
     found = _read_raw(found, model) if raw else found
     checkpoint, contract = found.checkpoint, found.checkpoint.contract
-    if contract.output == "detections" and dynamic_batch:
-        raise UserError(
-            "boxes are chosen on one picture at a time: take dynamic_batch with raw (--raw)."
-        )
+    network = get_task(contract.task).deploy(checkpoint.network, contract)
+    check(chosen, network, contract, config)
     reference = TorchPredictor.from_pretrained(found)
     fraction = reference.origin.val_fraction
     pictures = find_pictures(data, found.path, contract, fraction, "val")
@@ -205,10 +204,6 @@ def export(
 
     allowed = TOLERANCES[str(config.precision)] if tolerance is None else tolerance
     least = AGREEMENTS.get(str(config.precision), 0.0) if tolerance is None else 0.0
-    network = get_task(contract.task).deploy(checkpoint.network, contract)
-    for block in float_blocks:
-        if block not in (names := dict(network.named_modules())):
-            raise unknown("block", block, [name for name in names if name])
     path.parent.mkdir(parents=True, exist_ok=True)
     with publishing(path) as beside:
         write(
@@ -226,7 +221,6 @@ def export(
         described: dict[str, Any] = {
             "format": format,
             "precision": config.precision,
-            "bytes": beside.stat().st_size,
             "quantised": None,
             "runs_as": chosen.only_on(config.backend),
         }
@@ -243,12 +237,10 @@ def export(
             described = artefact.describe()
             del artefact  # some runtimes hold their file
             chosen.exporter().annotate(beside, {COMPARISON: json.dumps(comparison.to_dict())})
-    if comparison:
-        described["bytes"] = chosen.open(path).bytes()
     report = ExportReport(
         path=path,
         report=path.with_name(f"{path.name}.json"),
-        description={**described, "model": str(path)},
+        description={**described, "model": str(path), "bytes": chosen.bytes(path)},
         comparison=comparison,
         seconds=time.perf_counter() - started,
     )
@@ -335,7 +327,7 @@ def _read_raw(found: Pretrained, model: str | Path) -> Pretrained:
 def find_pictures(
     data: str | Path | None, source: Path, contract: Contract, val_fraction: float, split: str
 ) -> list[Path]:
-    """Return pictures to compare on, or to calibrate on, spread evenly over those there are.
+    """Return pictures to compare on, spread evenly over those there are, or to calibrate on.
 
     Args:
         data: a folder, or a picture; ``None``: one side of what the network was trained on.
@@ -348,9 +340,7 @@ def find_pictures(
         UserError: when there are none.
     """
     found = _pictures(data, source, contract, val_fraction, split)
-    count = COMPARED if split == "val" else len(found)
-    step = max(len(found) / count, 1)
-    return [found[int(i * step)] for i in range(min(len(found), count))]
+    return spread(found, COMPARED) if split == "val" else found
 
 
 def _pictures(

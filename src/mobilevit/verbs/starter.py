@@ -125,14 +125,13 @@ def starter(artefact: str | Path, folder: str | Path, picture: str | Path) -> St
 
 
 def _copy_model(path: Path, folder: Path, format: Format) -> str:
-    """Copy an artefact, with the file of weights that OpenVINO has beside it."""
+    """Copy an artefact, with all its files."""
     target = folder / f"model{format.suffix}"
     if path.is_dir():
         shutil.copytree(path, target)
     else:
-        shutil.copyfile(path, target)
-    if format.name == "openvino":
-        shutil.copyfile(path.with_suffix(".bin"), target.with_suffix(".bin"))
+        for file in format.files(path):
+            shutil.copyfile(file, target.with_suffix(file.suffix))
     return target.name
 
 

@@ -15,6 +15,7 @@ from mobilevit.deployment.contract import Contract
 from mobilevit.deployment.cost import count_multiply_adds, count_parameters
 from mobilevit.deployment.formats import Format
 from mobilevit.deployment.manifest import Manifest, Origin
+from mobilevit.errors import UserError, unknown
 from mobilevit.machine import versions
 
 
@@ -61,6 +62,28 @@ class Exporter(Protocol):
         """
 
 
+def check(format: Format, network: nn.Module, contract: Contract, config: ExportConfig) -> None:
+    """Find out whether a format can hold a network, before any work.
+
+    Raises:
+        UserError: when it does not honour an option with this network.
+    """
+    if contract.output == "detections":
+        if not format.detections:
+            raise UserError(
+                f"{format.title} does not choose among boxes here: take raw (--raw), and choose "
+                "among them in the app."
+            )
+        if config.dynamic_batch:
+            raise UserError(
+                "boxes are chosen on one picture at a time: take dynamic_batch with raw (--raw)."
+            )
+    names = dict(network.named_modules())
+    for block in config.float_blocks:
+        if block not in names:
+            raise unknown("block", block, [name for name in names if name])
+
+
 def write(
     format: Format,
     network: nn.Module,
@@ -91,6 +114,7 @@ def write(
         UserError: when the format does not honour an option.
     """
     config = format.resolve(config or ExportConfig())
+    check(format, network, contract, config)
     exporter = format.exporter()
     written = exporter.export(network, contract, path, config, calibration)
     known = {

@@ -28,7 +28,6 @@ from mobilevit.deployment.runtimes.coreml import (
     load_coremltools,
     read_spec,
 )
-from mobilevit.errors import UserError
 
 
 class CoreMLExporter:
@@ -48,11 +47,6 @@ class CoreMLExporter:
         calibration: NDArray[np.float32] | None = None,
     ) -> Contract:
         """Write an artefact that says nothing of itself yet, see ``Exporter``."""
-        if contract.output == "detections":
-            raise UserError(
-                "the choice among boxes is not written for Core ML: export the boxes of all "
-                "anchors with raw (--raw), and choose among them on the device."
-            )
         program = capture(prepare(network), contract.size, decompositions=FUSED_NORM)
         with quiet():
             model = _convert(program, contract, config.precision == "fp32")

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
 from numpy.typing import NDArray
-from torch import fx, nn
+from torch import nn
 from torch.export import ExportedProgram
 
 from mobilevit.deployment.attachment import attach
-from mobilevit.deployment.capture import capture, prepare
+from mobilevit.deployment.capture import capture, is_inside, prepare
 from mobilevit.deployment.config import ExportConfig
 from mobilevit.deployment.contract import Contract
 from mobilevit.deployment.quiet import quiet
 from mobilevit.deployment.runtimes.executorch import BACKEND
-from mobilevit.errors import UserError, unknown
+from mobilevit.errors import UserError
 
 
 class ExecuTorchExporter:
@@ -41,21 +41,11 @@ class ExecuTorchExporter:
         """Write an artefact that says nothing of itself yet but its backend, see ``Exporter``.
 
         Raises:
-            UserError: for a detector that chooses its boxes itself, int8 for Core ML, or
-                ``float_blocks`` that the network does not have.
+            UserError: for int8 with Core ML.
         """
-        if contract.output == "detections":
-            raise UserError(
-                "ExecuTorch has no non-maximum suppression: take raw (--raw), and choose among "
-                "the boxes in the app."
-            )
         backend = config.backend or "xnnpack"
         if backend == "coreml" and config.precision == "int8":
             raise UserError("int8 is for the backend xnnpack; Core ML has a format of its own.")
-        known = dict(network.named_modules())
-        for name in config.float_blocks:
-            if name not in known:
-                raise unknown("module of the network", name, known)
         with quiet():
             if backend == "coreml":
                 program, partitioner = _for_coreml(prepare(network), contract)
@@ -135,16 +125,10 @@ def _quantise(
 
     quantizer = XNNPACKQuantizer()
     quantizer.set_global(get_symmetric_quantization_config(is_per_channel=True))
-    quantizer.set_filter_function(lambda node: not _is_inside(node, floats))
+    quantizer.set_filter_function(lambda node: not is_inside(node, floats))
     observed = prepare_pt2e(graph, quantizer)
     with torch.no_grad():
         for picture in calibration:
             observed(torch.from_numpy(picture[None]))
     quantised: nn.Module = convert_pt2e(observed)
     return quantised
-
-
-def _is_inside(node: fx.Node, names: tuple[str, ...]) -> bool:
-    """Return whether an operation of the graph stands in one of the modules named."""
-    stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
-    return any(path == name or path.startswith(f"{name}.") for path in stack for name in names)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobilevit.deployment.attachment import attach
-from mobilevit.deployment.capture import PLAIN_ATTENTION, Decompositions, prepare
+from mobilevit.deployment.capture import PLAIN_ATTENTION, PLAIN_SILU, Decompositions, prepare
 from mobilevit.deployment.config import ExportConfig
 from mobilevit.deployment.contract import Contract
 from mobilevit.deployment.exporters.litert_file import (
@@ -23,7 +23,6 @@ from mobilevit.deployment.exporters.litert_file import (
     take_and_give_floats,
 )
 from mobilevit.deployment.quiet import quiet
-from mobilevit.errors import UserError
 from mobilevit.networks.mobilevit import MobileViTBlock, TransformerLayer
 
 
@@ -49,11 +48,6 @@ class LiteRTExporter:
         Raises:
             UserError: for a detector that chooses its boxes itself.
         """
-        if contract.output == "detections":
-            raise UserError(
-                "LiteRT has no non-maximum suppression among boxes of all classes: take raw "
-                "(--raw), and choose among the boxes in the app."
-            )
         network = ChannelsLast(centre_tokens(prepare(network)), contract.output).eval()
         example = {"image": torch.zeros(1, *contract.size, 3)}
         with quiet():
@@ -145,10 +139,6 @@ def _fold(parent: nn.Module, name: str, layer: nn.Linear | nn.Conv2d) -> None:
     setattr(parent, name, RootMeanSquareNorm(norm.eps))
 
 
-def _silu(x: Tensor) -> Tensor:
-    return x * torch.sigmoid(x)
-
-
 def _expand(x: Tensor, size: list[int], *, implicit: bool = False) -> Any:
     """Resize a map of one pixel; the converter loses the channels' place when it repeats one."""
     if x.dim() != 4 or tuple(x.shape[2:]) != (1, 1) or size[2] == 1:
@@ -158,8 +148,7 @@ def _expand(x: Tensor, size: list[int], *, implicit: bool = False) -> Any:
 
 DECOMPOSITIONS: Decompositions = {
     torch.ops.aten.expand.default: _expand,
-    torch.ops.aten.silu.default: _silu,
-    torch.ops.aten.silu_.default: _silu,
+    **PLAIN_SILU,
     **PLAIN_ATTENTION,
 }
 """How operations are written that LiteRT has not.

@@ -27,6 +27,8 @@ from torchao.quantization.pt2e.quantizer import (
     SharedQuantizationSpec,
 )
 
+from mobilevit.deployment.capture import is_inside
+
 aten = torch.ops.aten
 
 ACTIVATION = QuantizationSpec(
@@ -114,7 +116,7 @@ class LiteRTQuantizer(Quantizer):  # type: ignore[misc]
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         """Mark the operations of a graph."""
         nodes = [node for node in model.graph.nodes if node.op == "call_function"]
-        free = [node for node in nodes if not _is_inside(node, self.float_blocks)]
+        free = [node for node in nodes if not is_inside(node, self.float_blocks)]
         for node in free:
             self._annotate_forwards(node)
         for node in reversed(free):
@@ -172,9 +174,3 @@ def _is_int8(node: fx.Node) -> bool:
 
 def _computes_int8(node: fx.Node) -> bool:
     return _is_int8(node) and node.target not in MOVES
-
-
-def _is_inside(node: fx.Node, names: tuple[str, ...]) -> bool:
-    """Return whether an operation of the graph stands in one of the modules named."""
-    stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
-    return any(path == name or path.startswith(f"{name}.") for path in stack for name in names)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mobilevit.deployment.capture import prepare
 from mobilevit.deployment.config import ExportConfig
 from mobilevit.deployment.contract import Contract
+from mobilevit.deployment.exporters.attention import split_projection
 from mobilevit.deployment.quiet import quiet
 from mobilevit.deployment.runtimes.openvino import WEIGHTS, hash_weights, import_openvino
 from mobilevit.networks.mobilevit import Attention
@@ -109,8 +110,7 @@ class SplitAttention(nn.Module):
     def __init__(self, attention: Attention) -> None:
         super().__init__()
         self.heads = attention.heads
-        weights, biases = attention.qkv.weight.chunk(3), attention.qkv.bias.chunk(3)
-        self.query, self.key, self.value = map(_linear, weights, biases)
+        self.query, self.key, self.value = split_projection(attention)
         self.out = attention.out
 
     def forward(self, x: Tensor) -> Tensor:
@@ -135,13 +135,6 @@ def split_attention(network: nn.Module) -> nn.Module:
             if isinstance(child, Attention):
                 setattr(parent, name, SplitAttention(child))
     return network
-
-
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    linear = nn.Linear(weight.shape[1], weight.shape[0])
-    linear.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
-    linear.bias = nn.Parameter(bias.contiguous(), requires_grad=False)
-    return linear
 
 
 def _convert(network: nn.Module, contract: Contract, dynamic_batch: bool) -> Any:

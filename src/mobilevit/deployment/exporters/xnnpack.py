@@ -17,7 +17,8 @@ from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPr
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from torch import Tensor, nn
 
-from mobilevit.deployment.capture import PLAIN_ATTENTION, Decompositions
+from mobilevit.deployment.capture import PLAIN_ATTENTION, PLAIN_SILU, Decompositions
+from mobilevit.deployment.exporters.attention import split_projection
 from mobilevit.networks.mobilevit import Attention
 
 
@@ -50,12 +51,10 @@ class SplitAttention(nn.Module):
     def __init__(self, attention: Attention) -> None:
         super().__init__()
         self.heads = attention.heads
-        width = attention.out.in_features
-        weights, biases = attention.qkv.weight.chunk(3), attention.qkv.bias.chunk(3)
-        scale = (width // self.heads) ** -0.5
-        self.query = _linear(weights[0] * scale, biases[0] * scale)
-        self.key = _linear(weights[1], biases[1])
-        self.value = _linear(weights[2], biases[2])
+        self.query, self.key, self.value = split_projection(attention)
+        scale = (attention.out.in_features // self.heads) ** -0.5
+        self.query.weight.mul_(scale)
+        self.query.bias.mul_(scale)
         self.out = attention.out
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,13 +71,6 @@ class SplitAttention(nn.Module):
         y = y.view(batch, self.heads, tokens, depth).permute(0, 2, 1, 3)
         merged: Tensor = self.out(y.reshape(batch, tokens, width))
         return merged
-
-
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    linear = nn.Linear(weight.shape[1], weight.shape[0])
-    linear.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
-    linear.bias = nn.Parameter(bias.contiguous(), requires_grad=False)
-    return linear
 
 
 def rewrite(network: nn.Module) -> nn.Module:
@@ -108,14 +100,10 @@ def _mean(
     return x.mean(dim, keepdim=True, dtype=dtype).view(x.shape[:2])
 
 
-def _silu(x: Tensor) -> Tensor:
-    return x * torch.sigmoid(x)
-
-
 DECOMPOSITIONS: Decompositions = {
     **PLAIN_ATTENTION,
     torch.ops.aten.mean.dim: _mean,
-    torch.ops.aten.silu.default: _silu,
+    **PLAIN_SILU,
 }
 """How operations are written that XNNPACK takes in another form."""
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilevit.deployment.contract import Contract
+from mobilevit.deployment.formats import FORMATS
 from mobilevit.deployment.manifest import Manifest, Origin
 from mobilevit.errors import UserError
 
@@ -96,17 +97,12 @@ class Artefact(ABC):
             "precision": known.get("precision"),
             "size": list(self.contract.size),
             "batch": self.batch,
-            "bytes": self.bytes(),
+            "bytes": FORMATS[self.format].bytes(self.path),
             "parameters": known.get("parameters"),
             "multiply_adds": known.get("multiply_adds"),
             "quantised": known.get("quantised"),
             "delegated": known.get("delegated"),
         }
-
-    def bytes(self) -> int:
-        """Return what it takes on disk."""
-        files = self.path.rglob("*") if self.path.is_dir() else [self.path]
-        return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def check_images(images: NDArray[np.float32], contract: Contract) -> None:

@@ -72,9 +72,9 @@ class ExecuTorchPredictor(Artefact):
         changes = _pool.set(self.threads)
         if changes != self._changes:
             with contextlib.redirect_stderr(io.StringIO()):
-                self._method = self._runtime.load_program(self._file).load_method("forward")
+                self._program = self._runtime.load_program(self._file)
             self._changes = changes
-        return self._method
+        return self._program.load_method("forward")
 
 
 class _Pool:

@@ -68,10 +68,6 @@ class OpenVINOPredictor(Artefact):
         outputs: NDArray[np.float32] = self._compiled(images)[0]
         return outputs
 
-    def bytes(self) -> int:
-        """Return what both files take on disk."""
-        return sum(file.stat().st_size for file in (self.path, self.path.with_suffix(".bin")))
-
 
 def import_openvino() -> ModuleType:
     """Import OpenVINO with nothing told to its makers: its import alone would report home.

@@ -12,8 +12,8 @@ from PIL import Image
 
 from mobilevit.data.boxes import Boxes
 from mobilevit.data.decoding import read_picture
-from mobilevit.data.drawing import MOSAIC, colour_of, draw_boxes, mosaic, spread, tile, titled
-from mobilevit.data.folders import Folders, Sample
+from mobilevit.data.drawing import MOSAIC, colour_of, draw_boxes, mosaic, tile, titled
+from mobilevit.data.folders import Folders, Sample, spread
 
 if TYPE_CHECKING:
     from mobilevit.tasks.detection.predictions import Prediction
@@ -52,7 +52,8 @@ def draw_mosaic(path: Path, samples: Sequence[Sample[Boxes]], names: Sequence[st
         PictureError: when one of them cannot be read.
     """
     tiles = [
-        _with_truth(read_picture(sample.path), sample.label, names) for sample in spread(samples)
+        _with_truth(read_picture(sample.path), sample.label, names)
+        for sample in spread(samples, MOSAIC)
     ]
     mosaic(tiles).save(path, format="PNG")
 
@@ -70,7 +71,7 @@ def draw_truth_beside(path: Path, found: Sequence[Prediction], folders: Folders[
     """
     truth = {str(sample.path): sample.label for sample in folders.val}
     tiles = []
-    for prediction in spread(found):
+    for prediction in spread(found, MOSAIC):
         picture = read_picture(prediction.path)
         left = _with_truth(picture, truth[prediction.path], folders.class_names)
         right = tile(picture, prediction.width, prediction.height)

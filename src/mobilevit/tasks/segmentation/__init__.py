@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilevit.data.folders import Folders
+from mobilevit.data.folders import Folders, spread
 from mobilevit.data.mask_sets import read_masks
 from mobilevit.data.masks import Mask
 from mobilevit.deployment.contract import Contract
@@ -93,7 +93,7 @@ class Segmentation:
 
     def draw_run(self, model: Path, folders: Folders[Mask], folder: Path) -> None:
         """Draw ``predictions.png``, truth beside answers, and ``confusion.png``."""
-        from mobilevit.data.drawing import MOSAIC, spread
+        from mobilevit.data.drawing import MOSAIC
         from mobilevit.deployment.preprocess import batches
         from mobilevit.deployment.runtimes import load_predictor
         from mobilevit.tasks.segmentation.pictures import draw_confusion, draw_truth_beside

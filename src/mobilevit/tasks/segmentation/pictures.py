@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mobilevit.data.decoding import read_picture
-from mobilevit.data.drawing import MOSAIC, draw_mask, mosaic, spread, tile, titled, with_legend
-from mobilevit.data.folders import Folders, Sample
+from mobilevit.data.drawing import MOSAIC, draw_mask, mosaic, tile, titled, with_legend
+from mobilevit.data.folders import Folders, Sample, spread
 from mobilevit.data.masks import IGNORED, Mask
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def draw_mosaic(path: Path, samples: Sequence[Sample[Mask]], names: Sequence[str
         PictureError: when one of them cannot be read.
     """
     shown, masks = [], []
-    for sample in spread(samples):
+    for sample in spread(samples, MOSAIC):
         masks.append(sample.label.read())
         shown.append(draw_mask(_tile(read_picture(sample.path)), masks[-1]))
     _save(path, shown, masks, names)
