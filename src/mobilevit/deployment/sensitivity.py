@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -85,9 +85,9 @@ class SimulatedInt8(TorchFunctionMode):
         key, self._turn = (self._block, self._turn), self._turn + 1
         if self.stage == "round":
             return _round(result, *self._ranges[key])
-        low, high = (x.item() for x in result.detach().aminmax())
+        low, high = _range(result)
         if self.stage == "follow":
-            return _round(result, min(low, 0.0), max(high, 0.0))
+            return _round(result, low, high)
         before = self._ranges.get(key, (0.0, 0.0))
         self._ranges[key] = min(low, before[0]), max(high, before[1])
         return result
@@ -114,10 +114,31 @@ def find_blocks(network: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+def _range(x: Tensor) -> tuple[float, float]:
+    """Return the smallest and the largest number or 0, read in the order of memory for speed."""
+    x = x.detach()
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        x = x.permute(0, 2, 3, 1)
+    low, high = x.aminmax()
+    return min(low.item(), 0.0), max(high.item(), 0.0)
+
+
+class _Rounded(torch.autograd.Function):
+    """Numbers rounded to the multiples of a scale in a range; the gradient passes as it is."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float, low: int, high: int) -> Tensor:
+        return x.div(scale).round_().clamp_(low, high).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return gradients[0], None, None, None
+
+
 def _round(x: Tensor, low: float, high: float) -> Tensor:
     scale = max((high - low) / 255, 1e-12)
     zero = round(-low / scale)
-    return torch.fake_quantize_per_tensor_affine(x.float(), scale, zero, 0, 255).to(x.dtype)
+    return cast(Tensor, _Rounded.apply(x, scale, -zero, 255 - zero))
 
 
 def _round_weight(weight: Tensor) -> Tensor:

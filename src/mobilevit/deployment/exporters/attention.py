@@ -2,9 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 
 from mobilevit.networks.mobilevit import Attention
+
+
+def replace_attention(
+    network: nn.Module, replacement: Callable[[Attention], nn.Module]
+) -> nn.Module:
+    """Put another module in the place of every attention; the outputs stay the same.
+
+    Args:
+        network: as ``prepare`` gives it; it is changed in place.
+        replacement: makes it of an attention.
+    """
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, Attention):
+                setattr(parent, name, replacement(child))
+    return network
+
+
+class SplitAttention(nn.Module):
+    """Multi-head self-attention, (B, N, D) to (B, N, D), of linear layers and ``torch.bmm``.
+
+    Queries, keys and values have a layer each, for a joint one would be cut up again; the scale of
+    the products lies in the weights of the queries.
+    """
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.heads = attention.heads
+        self.query, self.key, self.value = split_projection(attention)
+        scale = (attention.out.in_features // self.heads) ** -0.5
+        self.query.weight.mul_(scale)
+        self.query.bias.mul_(scale)
+        self.out = attention.out
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        depth = width // self.heads
+        x = x.reshape(-1, width)
+        q, k, v = (
+            layer(x).view(batch, tokens, self.heads, depth)
+            for layer in (self.query, self.key, self.value)
+        )
+        q = q.permute(0, 2, 1, 3).reshape(-1, tokens, depth)  # (B * heads, N, D / heads)
+        k = k.permute(0, 2, 3, 1).reshape(-1, depth, tokens)  # (B * heads, D / heads, N)
+        v = v.permute(0, 2, 1, 3).reshape(-1, tokens, depth)
+        y = torch.bmm(torch.bmm(q, k).softmax(-1), v)
+        y = y.view(batch, self.heads, tokens, depth).permute(0, 2, 1, 3)
+        merged: Tensor = self.out(y.reshape(-1, width))
+        return merged.view(batch, tokens, width)
 
 
 def split_projection(attention: Attention) -> tuple[nn.Linear, nn.Linear, nn.Linear]:

@@ -17,6 +17,7 @@ from mobilevit import __version__
 from mobilevit.deployment.capture import prepare
 from mobilevit.deployment.config import ExportConfig
 from mobilevit.deployment.contract import Contract
+from mobilevit.deployment.exporters.attention import SplitAttention, replace_attention
 from mobilevit.deployment.quiet import quiet
 
 OPSET = 20
@@ -26,7 +27,7 @@ class OnnxExporter:
     """Writes a network as one ONNX file, with its weights inside.
 
     The input is ``image`` (batch, 3, H, W), the output has the name that the contract gives it.
-    Attention is left to the runtime.
+    Attention is left to the runtime, but in int8, where its products are multiplied as integers.
     """
 
     def export(
@@ -38,7 +39,10 @@ class OnnxExporter:
         calibration: NDArray[np.float32] | None = None,
     ) -> Contract:
         """Write an artefact that says nothing of itself yet, see ``Exporter``."""
-        model = _convert(prepare(network), contract, config.dynamic_batch)
+        network = prepare(network)
+        if config.precision == "int8":
+            network = replace_attention(network, SplitAttention)
+        model = _convert(network, contract, config.dynamic_batch)
         if config.precision and config.precision != "fp32":
             from mobilevit.deployment.exporters.onnx_int8 import quantise
 

@@ -22,8 +22,6 @@ QUANTISED = (
 )
 """Operations that are rounded. ONNX Runtime computes norms in float, and softmax faster so."""
 
-ATTENTION = "scaled_dot_product_attention"
-
 
 def quantise(
     source: Path,
@@ -36,9 +34,9 @@ def quantise(
 
     With ``"int8"`` weights (signed, one range for each output channel) and activations (unsigned)
     are surrounded by ``QuantizeLinear`` and ``DequantizeLinear``, which ONNX Runtime turns into
-    integer kernels. Attention's two products stay in float, which is faster there: a softmax in
-    int8 alone takes more time than both. So does what belongs to no module but the network
-    itself, the arithmetic on boxes.
+    integer kernels. The softmax of an attention stays in float, for in int8 it takes far longer:
+    the product before it takes int8 and gives float. So does what belongs to no module but the
+    network itself, the arithmetic on boxes.
 
     With ``"int8-weights"`` the weights are stored in int8 and made float again by a cast and a
     product, which ONNX Runtime does once, when it loads the file.
@@ -63,7 +61,8 @@ def quantise(
     prepared = source.with_name(f"prepared.{source.name}")
     with quiet():
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
-        nodes = [node.name for node in onnx.load_model(prepared).graph.node]
+        nodes = onnx.load_model(prepared).graph.node
+        scores = {name for node in nodes if node.op_type == "Softmax" for name in node.input}
         quantize_static(
             prepared,
             path,
@@ -73,8 +72,16 @@ def quantise(
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=[name for name in nodes if _stays(name, scopes, float_blocks)],
+            nodes_to_exclude=[
+                node.name
+                for node in nodes
+                if _stays(node.name, scopes, float_blocks)
+                or (node.op_type == "MatMul" and node.output[0] in scores)
+            ],
         )
+    model = onnx.load_model(path)
+    _shorten(model.graph)
+    onnx.save_model(model, path)
 
 
 def count_quantised(path: Path) -> dict[str, Any] | None:
@@ -125,8 +132,35 @@ def _scopes(model: Any) -> dict[str, list[str]]:
 
 def _stays(name: str, scopes: dict[str, list[str]], float_blocks: tuple[str, ...]) -> bool:
     """Return whether a node stays in float; one that was fused is named ``first/Fusion``."""
-    _, *modules, own = ["", *scopes.get(name.partition("/")[0], ["", "", ""])]
-    return modules == [""] or own.startswith(ATTENTION) or not set(float_blocks).isdisjoint(modules)
+    _, *modules, _ = ["", *scopes.get(name.partition("/")[0], ["", "", ""])]
+    return modules == [""] or not set(float_blocks).isdisjoint(modules)
+
+
+def _shorten(graph: Any) -> None:
+    """Store equal numbers once, and give all but inputs, outputs and weights short names.
+
+    Otherwise a fifth of a small network's file is names.
+    """
+    names = {value.name: value.name for value in (*graph.input, *graph.output)}
+    names |= {tensor.name: tensor.name for tensor in graph.initializer if len(tensor.dims) > 1}
+
+    def short(name: str) -> str:
+        return names.setdefault(name, f"{len(names):x}") if name else ""
+
+    stored: dict[bytes, str] = {}
+    for tensor in list(graph.initializer):
+        name, tensor.name = tensor.name, ""
+        content = name.encode() if name in names else tensor.SerializeToString()
+        if content in stored:
+            names[name] = stored[content]
+            graph.initializer.remove(tensor)
+        else:
+            tensor.name = stored[content] = short(name)
+    for node in graph.node:
+        node.name = ""
+        node.input[:] = map(short, node.input)
+        node.output[:] = map(short, node.output)
+    del graph.value_info[:]
 
 
 def _round_weights(graph: Any) -> None:

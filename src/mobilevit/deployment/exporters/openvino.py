@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mobilevit.deployment.capture import prepare
 from mobilevit.deployment.config import ExportConfig
 from mobilevit.deployment.contract import Contract
-from mobilevit.deployment.exporters.attention import split_projection
+from mobilevit.deployment.exporters.attention import replace_attention, split_projection
 from mobilevit.deployment.quiet import quiet
 from mobilevit.deployment.runtimes.openvino import WEIGHTS, hash_weights, import_openvino
 from mobilevit.networks.mobilevit import Attention
@@ -46,7 +46,9 @@ class OpenVINOExporter:
     ) -> Contract:
         """Write an artefact that says nothing of itself yet, see ``Exporter``."""
         with quiet():
-            model = _convert(split_attention(prepare(network)), contract, config.dynamic_batch)
+            model = _convert(
+                replace_attention(prepare(network), FusedAttention), contract, config.dynamic_batch
+            )
             if config.precision == "int8":
                 assert calibration is not None
                 model = _quantise(model, calibration, config.float_blocks)
@@ -100,7 +102,7 @@ class OpenVINOExporter:
         return None
 
 
-class SplitAttention(nn.Module):
+class FusedAttention(nn.Module):
     """Multi-head self-attention with a layer each for queries, keys and values.
 
     OpenVINO fuses it with the transposes around it. Of a joint layer, which is cut up again, it
@@ -122,19 +124,6 @@ class SplitAttention(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v)
         merged: Tensor = self.out(y.transpose(1, 2).reshape(batch, tokens, width))
         return merged
-
-
-def split_attention(network: nn.Module) -> nn.Module:
-    """Put ``SplitAttention`` in the place of every attention; the outputs stay the same.
-
-    Args:
-        network: as ``prepare`` gives it; it is changed in place.
-    """
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, Attention):
-                setattr(parent, name, SplitAttention(child))
-    return network
 
 
 def _convert(network: nn.Module, contract: Contract, dynamic_batch: bool) -> Any:

@@ -18,8 +18,7 @@ from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPar
 from torch import Tensor, nn
 
 from mobilevit.deployment.capture import PLAIN_ATTENTION, PLAIN_SILU, Decompositions
-from mobilevit.deployment.exporters.attention import split_projection
-from mobilevit.networks.mobilevit import Attention
+from mobilevit.deployment.exporters.attention import SplitAttention, replace_attention
 
 
 class MatmulLayerNorm(nn.Module):
@@ -41,38 +40,6 @@ class MatmulLayerNorm(nn.Module):
         return x * torch.rsqrt(variance) * self.weight + self.bias
 
 
-class SplitAttention(nn.Module):
-    """Multi-head self-attention, (B, N, D) to (B, N, D), of linear layers and ``torch.bmm``.
-
-    Queries, keys and values have a layer each, for a joint one would be cut up again; the scale of
-    the products lies in the weights of the queries.
-    """
-
-    def __init__(self, attention: Attention) -> None:
-        super().__init__()
-        self.heads = attention.heads
-        self.query, self.key, self.value = split_projection(attention)
-        scale = (attention.out.in_features // self.heads) ** -0.5
-        self.query.weight.mul_(scale)
-        self.query.bias.mul_(scale)
-        self.out = attention.out
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, tokens, width = x.shape
-        depth = width // self.heads
-        q, k, v = (
-            layer(x).view(batch, tokens, self.heads, depth)
-            for layer in (self.query, self.key, self.value)
-        )
-        q = q.permute(0, 2, 1, 3).reshape(-1, tokens, depth)  # (B * heads, N, D / heads)
-        k = k.permute(0, 2, 3, 1).reshape(-1, depth, tokens)  # (B * heads, D / heads, N)
-        v = v.permute(0, 2, 1, 3).reshape(-1, tokens, depth)
-        y = torch.bmm(torch.bmm(q, k).softmax(-1), v)
-        y = y.view(batch, self.heads, tokens, depth).permute(0, 2, 1, 3)
-        merged: Tensor = self.out(y.reshape(batch, tokens, width))
-        return merged
-
-
 def rewrite(network: nn.Module) -> nn.Module:
     """Put what XNNPACK takes in the place of norms and attention; the outputs stay the same.
 
@@ -86,9 +53,7 @@ def rewrite(network: nn.Module) -> nn.Module:
             # Subclasses may normalise another axis.
             if type(child) is nn.LayerNorm and child.weight.dim() == 1 and child.bias is not None:
                 setattr(parent, name, MatmulLayerNorm(child))
-            elif isinstance(child, Attention):
-                setattr(parent, name, SplitAttention(child))
-    return network
+    return replace_attention(network, SplitAttention)
 
 
 def _mean(
