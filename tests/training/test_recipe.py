@@ -101,6 +101,22 @@ def test_there_and_back(recipe: Recipe) -> None:
     assert Recipe.from_dict(yaml.safe_load(recipe.to_yaml()), "here") == recipe
 
 
+@pytest.mark.parametrize(
+    ("settings", "sizes"),
+    [
+        ({"size": 256}, (192, 256, 320)),
+        ({"size": 160}, (128, 160, 192)),
+        ({"size": 32}, (32,)),
+        ({"size": 256, "sizes": (64, 96)}, (64, 96)),
+        ({"size": 256, "sizes": ()}, (256,)),
+        ({"epochs": 3}, (96, 128, 160)),
+    ],
+)
+def test_the_sizes_to_train_on_follow_the_size(settings, sizes):
+    """The recipe has 96, 128 and 160 pixels around 128."""
+    assert load_recipe("photos").override(**settings).train_sizes == sizes
+
+
 def test_override_changes_what_is_named_and_checks_it() -> None:
     recipe = Recipe()
     other = recipe.override(epochs=3, lr=1, sizes=[32, 64], dropout=0.2)

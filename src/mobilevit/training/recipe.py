@@ -101,7 +101,7 @@ class DataConfig:
     size: int = 256
     """Side of the picture in evaluation and base size in training, in pixels."""
     sizes: tuple[int, ...] = ()
-    """Sides the multi-scale sampler draws from; none given: `size` alone."""
+    """Sides the multi-scale sampler draws from, none: `size` alone; they follow a `size` given."""
     anchor: Literal["base", "largest"] = "base"
     """Whether `batch_size` is meant at `size` or at the largest of `sizes`."""
     resize: int | None = None
@@ -265,16 +265,26 @@ class Recipe:
     def override(self, **values: Any) -> Recipe:
         """Return a copy with some fields changed, by their own names: ``override(epochs=3)``.
 
+        A ``size`` without ``sizes`` carries those along: they grow or shrink as it does.
+
         Raises:
             UserError: for an unknown name, with the nearest right one, or a value of a wrong type.
         """
         owners = {f.name: section.name for section in fields(self) for f in _fields(section.name)}
         changed: dict[str, dict[str, Any]] = {}
+        size = values.get("size")
+        if "sizes" not in values and isinstance(size, int):
+            values["sizes"] = self._scaled_sizes(size)
         for name, value in values.items():
             if name not in owners:
                 raise unknown("setting", name, owners)
             changed.setdefault(owners[name], {})[name] = value
         return self._update(changed, "the settings given")
+
+    def _scaled_sizes(self, size: int) -> tuple[int, ...]:
+        """Return the multiples of 32 nearest to what ``sizes`` are at another ``size``."""
+        sides = (side * size / self.data.size for side in self.data.sizes)
+        return tuple(sorted({max(32, round(side / 32) * 32) for side in sides}))
 
     def _update(self, sections: Mapping[str, Any], source: str) -> Recipe:
         recipe = self
