@@ -209,6 +209,20 @@ def test_train_leaves_the_run_folder(trained):
     assert (recipe.training.epochs, recipe.data.size, recipe.data.sizes) == (1, 32, ())
 
 
+@pytest.mark.parametrize(
+    ("sizes", "expected"), [((), (32, 64)), (("--sizes", "96", "128", "160"), (96, 128, 160))]
+)
+def test_the_sizes_to_train_on_follow_the_size(command, photos, tmp_path, sizes, expected):
+    """They are 96, 128 and 160 pixels around 128 in the recipe."""
+    short = ("--epochs", "1", "--workers", "0", "--device", "cpu", *FAST)
+    code, _, _ = command(
+        "train", photos, "--output", tmp_path / "run", *short, "--size", "48", *sizes
+    )
+    assert code == 0
+    recipe = load_recipe(tmp_path / "run" / "recipe.yaml")
+    assert (recipe.data.size, recipe.data.sizes) == (48, expected)
+
+
 def test_train_for_machines(command, photos, tmp_path):
     folder = tmp_path / "run"
     code, out, _ = command("train", photos, "--output", folder, *TINY, *FAST, "--json")

@@ -6,7 +6,6 @@ import json as json_
 import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -161,13 +160,14 @@ def _train(arguments: Sequence[str]) -> Callable[..., int]:
         from mobilevit.verbs.train import train as verb
 
         if resume is None:
-            run = partial(verb, recipe=settings, output=output)
+            begin = {"recipe": defaults, "output": output}
+            begin |= _given_settings(arguments, defaults, settings)
         elif settings != defaults or recipe != usual or output or weights or channel_order:
             raise UserError("--resume goes on with the run's own recipe: leave the other settings.")
         else:
-            run = partial(verb, resume=resume)
-        start = {"weights": weights, "channel_order": channel_order}
-        return _show(run(data, **start, check=check, progress=progress), json)
+            begin = {"resume": resume}
+        start: dict[str, Any] = {"weights": weights, "channel_order": channel_order, **begin}
+        return _show(verb(data, **start, check=check, progress=progress), json)
 
     return train
 
@@ -179,6 +179,12 @@ def _given(arguments: Sequence[str], option: str) -> str:
         if word.partition("=")[0] == option:
             given = word.partition("=")[2] or following
     return given
+
+
+def _given_settings(arguments: Sequence[str], defaults: Recipe, settings: Recipe) -> dict[str, Any]:
+    """Return what was given: what differs from the recipe, and sizes even where they do not."""
+    sizes = {"sizes": settings.data.sizes} if _given(arguments, "--sizes") else {}
+    return defaults.changes(settings) | sizes
 
 
 def _evaluate(
@@ -460,7 +466,7 @@ def _compare(arguments: Sequence[str]) -> Callable[..., int]:
             seeds=seeds,
             measure=measure,
             progress=progress,
-            **defaults.changes(settings),
+            **_given_settings(arguments, defaults, settings),
         )
         return _show(done, json)
 
