@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobilevit.data.decoding import read_picture
+from mobilevit.deployment.config import ExportConfig
 from mobilevit.deployment.contract import Contract
 from mobilevit.deployment.exporters import write
 from mobilevit.deployment.formats import FORMATS
@@ -80,7 +81,7 @@ class Tiny(nn.Module):
         return y
 
 
-def write_onnx(output: str, path: Path) -> None:
+def write_onnx(output: str, path: Path, precision: str = "fp32") -> None:
     """Write a network as people would export it, with random weights."""
     backbone = partial(create_model, "mobilevit_xxs", layers=(1, 1, 1))
     classes = len(NAMES)
@@ -97,7 +98,9 @@ def write_onnx(output: str, path: Path) -> None:
     contract = CONTRACTS[output]
     ready = isinstance(bare, Tiny)
     whole = bare.eval() if ready else get_task(contract.task).deploy(bare, contract)
-    write(FORMATS["onnx"], whole, contract, path, bare=bare)
+    seen = np.random.default_rng(0).random((4, 3, *contract.size), np.float32)
+    config = ExportConfig(precision)
+    write(FORMATS["onnx"], whole, contract, path, config, bare=bare, calibration=seen)
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +126,8 @@ def root(picture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for output in CONTRACTS:
         write_onnx(output, models / f"{output}.onnx")
         starter(models / f"{output}.onnx", root / output, picture)
+    write_onnx("logits", models / "int8.onnx", "int8")
+    starter(models / "int8.onnx", root / "int8", picture)
     return root
 
 
@@ -263,6 +268,13 @@ def test_the_page_says_the_same_of_the_golden_picture(
     assert pages[folder.name]["other"] == []  # nothing was asked of other machines
     with Image.open(own.with_name(f"{folder.name}.png")) as shot:
         assert np.asarray(shot.convert("L")).std() > 5
+
+
+def test_the_page_runs_int8(root: Path, pages: dict[str, Any]) -> None:
+    told = pages["int8"]["golden"]
+    assert told["state"] == "done", told["status"]
+    assert told["verdict"] == "✓ the golden picture gives the golden answer"
+    assert_same(told["prediction"], golden(root / "int8")["prediction"], 0.02)
 
 
 def test_the_page_takes_pictures_of_the_users_own(
