@@ -43,11 +43,7 @@ class LiteRTExporter:
         config: ExportConfig,
         calibration: NDArray[np.float32] | None = None,
     ) -> Contract:
-        """Write an artefact that says nothing of itself yet, see ``Exporter``.
-
-        Raises:
-            UserError: for a detector that chooses its boxes itself.
-        """
+        """Write an artefact that says nothing of itself yet, see ``Exporter``."""
         network = ChannelsLast(centre_tokens(prepare(network)), contract.output).eval()
         example = {"image": torch.zeros(1, *contract.size, 3)}
         with quiet():
