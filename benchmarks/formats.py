@@ -49,7 +49,7 @@ def main() -> None:
     options.add_argument("--files", type=Path, help="folder to keep the files in, and to reuse")
     chosen = options.parse_args()
     torch.set_num_threads(1)
-    size, judged, rounds = (64, 8, 2) if chosen.quick else (256, 1000, 40)
+    size, judged, rounds = (64, 8, 2) if chosen.quick else (256, 1000, 120)
     with tempfile.TemporaryDirectory() as folder:
         files = chosen.files or Path(folder)
         files.mkdir(parents=True, exist_ok=True)
