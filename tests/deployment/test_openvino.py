@@ -187,6 +187,21 @@ def test_the_other_tasks(output, tmp_path):
     assert not any(name.startswith("aten::") for name in rounded)  # the arithmetic on boxes
 
 
+def test_boxes_are_chosen_inside(tmp_path):
+    contract = replace(
+        CONTRACT, task="detection", class_names=("a", "b"), size=(64, 96), output="detections"
+    )
+    backbone = create_model("mobilevit_xxs", num_classes=0, layers=LAYERS)
+    made = enliven(SSDLite(backbone, SSDLiteConfig(num_classes=2)))
+    network = get_task("detection").deploy(made, contract)
+    write(FORMAT, network, contract, tmp_path / "made.xml", bare=made)
+    images = np.random.default_rng(1).random((2, 3, 64, 96), dtype=np.float32)
+    expected = np.concatenate([outputs(network, image[None]) for image in images])
+    assert (expected[..., 4] > 0.3).sum() > 10
+    found = FORMAT.open(tmp_path / "made.xml").run(images)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 def test_files_that_cannot_be_used_are_named(folder, tmp_path):
     def refuses(pattern: str, content: bytes, weights: bytes | None) -> None:
         path = tmp_path / "model.xml"
