@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobilevit.data.folders import spread
 from mobilevit.deployment.config import ExportConfig
 from mobilevit.deployment.formats import FORMATS, Format, format_of, get_format
 from mobilevit.errors import UserError
@@ -190,9 +189,9 @@ def export(
     path = _target(model, found.path, chosen, config, output)
     found = _read_raw(found, model) if raw else found
     checkpoint, contract = found.checkpoint, found.checkpoint.contract
+    reference = TorchPredictor.from_pretrained(found)
     network = get_task(contract.task).deploy(checkpoint.network, contract)
     check(chosen, network, contract, config)
-    reference = TorchPredictor.from_pretrained(found)
     fraction = reference.origin.val_fraction
     pictures = find_pictures(data, found.path, contract, fraction, "val")
     calibration = None
@@ -339,6 +338,8 @@ def find_pictures(
     Raises:
         UserError: when there are none.
     """
+    from mobilevit.data.folders import spread
+
     found = _pictures(data, source, contract, val_fraction, split)
     return spread(found, COMPARED) if split == "val" else found
 
