@@ -87,8 +87,7 @@ def compare_files(
                             CONVERTERS[runtime](network, path, precision, calibration)
                 key = (runtime, precision, owner)
                 runs[key] = _ours(path) if owner == "ours" else RUNNERS[runtime](path)
-                beside = [path.with_suffix(".bin")] if runtime == "openvino" else []
-                sizes[key] = sum(file.stat().st_size for file in [path, *beside]) / 1e6
+                sizes[key] = FORMATS[runtime].bytes(path) / 1e6
 
     same = {}
     for key, run in runs.items():

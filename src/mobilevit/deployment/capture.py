@@ -82,6 +82,22 @@ PLAIN_SILU: Decompositions = {
 """For runtimes that have no SiLU."""
 
 
+def replace_layers(
+    network: nn.Module, replacements: Mapping[type[nn.Module], Callable[[Any], nn.Module]]
+) -> nn.Module:
+    """Put other layers in the place of some; the outputs should stay the same.
+
+    Args:
+        network: as ``prepare`` gives it; it is changed in place.
+        replacements: by the very class of a layer, no subclass of it, what makes another of it.
+    """
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) in replacements:
+                setattr(parent, name, replacements[type(child)](child))
+    return network
+
+
 def is_inside(node: fx.Node, names: tuple[str, ...]) -> bool:
     """Return whether an operation of the graph stands in one of the modules named."""
     stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]

@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from mobilevit.networks.mobilevit import Attention
-
-
-def replace_attention(
-    network: nn.Module, replacement: Callable[[Attention], nn.Module]
-) -> nn.Module:
-    """Put another module in the place of every attention; the outputs stay the same.
-
-    Args:
-        network: as ``prepare`` gives it; it is changed in place.
-        replacement: makes it of an attention.
-    """
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, Attention):
-                setattr(parent, name, replacement(child))
-    return network
 
 
 class SplitAttention(nn.Module):

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mobilevit import __version__
-from mobilevit.deployment.capture import prepare
+from mobilevit.deployment.capture import prepare, replace_layers
 from mobilevit.deployment.config import ExportConfig
 from mobilevit.deployment.contract import Contract
-from mobilevit.deployment.exporters.attention import SplitAttention, replace_attention
+from mobilevit.deployment.exporters.attention import SplitAttention
 from mobilevit.deployment.quiet import quiet
+from mobilevit.networks.mobilevit import Attention
 
 OPSET = 20
 
@@ -41,16 +42,15 @@ class OnnxExporter:
         """Write an artefact that says nothing of itself yet, see ``Exporter``."""
         network = prepare(network)
         if config.precision == "int8":
-            network = replace_attention(network, SplitAttention)
+            network = replace_layers(network, {Attention: SplitAttention})
         model = _convert(network, contract, config.dynamic_batch)
         if config.precision and config.precision != "fp32":
             from mobilevit.deployment.exporters.onnx_int8 import quantise
 
             with tempfile.TemporaryDirectory() as folder:
-                floats, integers = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+                floats = Path(folder) / "fp32.onnx"
                 onnx.save_model(model, floats)
-                quantise(floats, integers, calibration, config.precision, config.float_blocks)
-                model = onnx.load_model(integers)
+                model = quantise(floats, calibration, config.precision, config.float_blocks)
         _forget_source(model)
         model.producer_name, model.producer_version = "mobilevit", __version__
         onnx.checker.check_model(model, full_check=True)

@@ -25,12 +25,11 @@ QUANTISED = (
 
 def quantise(
     source: Path,
-    path: Path,
     calibration: NDArray[np.float32] | None,
     precision: str,
     float_blocks: tuple[str, ...] = (),
-) -> None:
-    """Write an int8 form of a file that ``torch.onnx.export`` made, with its notes still in it.
+) -> Any:
+    """Return an int8 form of a file that ``torch.onnx.export`` made, with its notes still in it.
 
     With ``"int8"`` weights (signed, one range for each output channel) and activations (unsigned)
     are surrounded by ``QuantizeLinear`` and ``DequantizeLinear``, which ONNX Runtime turns into
@@ -42,8 +41,7 @@ def quantise(
     product, which ONNX Runtime does once, when it loads the file.
 
     Args:
-        source: the file in fp32.
-        path: the file to write.
+        source: the file in fp32; files are written beside it.
         calibration: (N, 3, H, W) float32 in [0, 1], for ``"int8"``.
         precision: ``"int8"`` or ``"int8-weights"``.
         float_blocks: modules of the network that stay in float, with all below them.
@@ -51,21 +49,20 @@ def quantise(
     if precision == "int8-weights":
         model = onnx.load_model(source)
         _round_weights(model.graph)
-        onnx.save_model(model, path)
-        return
+        return model
     assert calibration is not None
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     scopes = _scopes(onnx.load_model(source))
-    prepared = source.with_name(f"prepared.{source.name}")
+    prepared, made = (source.with_name(f"{step}.{source.name}") for step in ("prepared", "int8"))
     with quiet():
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
         nodes = onnx.load_model(prepared).graph.node
         scores = {name for node in nodes if node.op_type == "Softmax" for name in node.input}
         quantize_static(
             prepared,
-            path,
+            made,
             _Pictures(calibration),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=QUANTISED,
@@ -79,9 +76,9 @@ def quantise(
                 or (node.op_type == "MatMul" and node.output[0] in scores)
             ],
         )
-    model = onnx.load_model(path)
+    model = onnx.load_model(made)
     _shorten(model.graph)
-    onnx.save_model(model, path)
+    return model
 
 
 def count_quantised(path: Path) -> dict[str, Any] | None:

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mobilevit.deployment.capture import prepare
+from mobilevit.deployment.capture import prepare, replace_layers
 from mobilevit.deployment.config import ExportConfig
 from mobilevit.deployment.contract import Contract
-from mobilevit.deployment.exporters.attention import replace_attention, split_projection
+from mobilevit.deployment.exporters.attention import split_projection
 from mobilevit.deployment.quiet import quiet
 from mobilevit.deployment.runtimes.openvino import WEIGHTS, hash_weights, import_openvino
 from mobilevit.networks.mobilevit import Attention
@@ -46,9 +46,8 @@ class OpenVINOExporter:
     ) -> Contract:
         """Write an artefact that says nothing of itself yet, see ``Exporter``."""
         with quiet():
-            model = _convert(
-                replace_attention(prepare(network), FusedAttention), contract, config.dynamic_batch
-            )
+            network = replace_layers(prepare(network), {Attention: FusedAttention})
+            model = _convert(network, contract, config.dynamic_batch)
             if config.precision == "int8":
                 assert calibration is not None
                 model = _quantise(model, calibration, config.float_blocks)

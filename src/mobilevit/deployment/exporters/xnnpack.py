@@ -17,8 +17,14 @@ from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPr
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from torch import Tensor, nn
 
-from mobilevit.deployment.capture import PLAIN_ATTENTION, PLAIN_SILU, Decompositions
-from mobilevit.deployment.exporters.attention import SplitAttention, replace_attention
+from mobilevit.deployment.capture import (
+    PLAIN_ATTENTION,
+    PLAIN_SILU,
+    Decompositions,
+    replace_layers,
+)
+from mobilevit.deployment.exporters.attention import SplitAttention
+from mobilevit.networks.mobilevit import Attention
 
 
 class MatmulLayerNorm(nn.Module):
@@ -48,12 +54,12 @@ def rewrite(network: nn.Module) -> nn.Module:
     Args:
         network: as ``prepare`` gives it; it is changed in place.
     """
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            # Subclasses may normalise another axis.
-            if type(child) is nn.LayerNorm and child.weight.dim() == 1 and child.bias is not None:
-                setattr(parent, name, MatmulLayerNorm(child))
-    return replace_attention(network, SplitAttention)
+    return replace_layers(network, {nn.LayerNorm: _by_products, Attention: SplitAttention})
+
+
+def _by_products(norm: nn.LayerNorm) -> nn.Module:
+    known = norm.weight.dim() == 1 and norm.bias is not None
+    return MatmulLayerNorm(norm) if known else norm
 
 
 def _mean(

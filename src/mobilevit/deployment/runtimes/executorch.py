@@ -72,9 +72,10 @@ class ExecuTorchPredictor(Artefact):
         changes = _pool.set(self.threads)
         if changes != self._changes:
             with contextlib.redirect_stderr(io.StringIO()):
-                self._program = self._runtime.load_program(self._file)
+                self._program = self._runtime.load_program(self._file)  # kept: no method does it
+                self._method = self._program.load_method("forward")
             self._changes = changes
-        return self._program.load_method("forward")
+        return self._method
 
 
 class _Pool:
