@@ -8,11 +8,13 @@ BIN := $(VENV)/bin
 demo: $(VENV)/ready
 	$(BIN)/mobilevit demo
 
-# Converters bring thread pools and compilers of their own into a process: each of these has one.
-APART := tests/deployment tests/verbs/test_every_format.py tests/verbs/test_starter.py tests/test_readme.py
+# One process for each core. Converters bring thread pools and compilers of their own: what uses them
+# is run apart, the longest first.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
+APART := tests/test_readme.py tests/verbs/test_every_format.py tests/verbs/test_starter.py tests/deployment
 test: $(VENV)/ready-dev
-	$(BIN)/python -m pytest -m "not slow" $(APART:%=--ignore=%)
-	for part in $(APART); do $(BIN)/python -m pytest -m "not slow" $$part || exit 1; done
+	$(PYTEST) $(APART:%=--ignore=%)
+	$(PYTEST) --no-loadscope-reorder $(APART)
 
 slow: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -m slow

@@ -189,14 +189,11 @@ def test_a_file_for_apples_machines_is_written_and_refused_here(small, tmp_path)
     path = tmp_path / "model.pte"
     write(EXECUTORCH, small, PLAIN, path, ExportConfig(backend="coreml"))
     assert runs(path) == {"CoreMLBackend": 1}
-    assert Manifest.read(read_attached(path), path).network["delegated"] == 1
+    manifest = Manifest.read(read_attached(path), path)
+    assert manifest.network["delegated"] == 1
+    assert manifest.network["precision"] == "fp16"
     with pytest.raises(UserError, match="backend coreml, which is not on this machine"):
         ExecuTorchPredictor(path)
-    with pytest.raises(UserError, match="int8 is for the backend xnnpack"):
-        write(
-            EXECUTORCH, small, PLAIN, path, ExportConfig("int8", backend="coreml"),
-            calibration=images(PLAIN),
-        )  # fmt: skip
 
 
 def test_two_numbers_of_threads_in_one_process(exported, small):

@@ -41,7 +41,10 @@ def test_a_precision_that_one_format_lacks_is_found_in_another():
 
 def test_backends_of_executorch():
     assert FORMATS["executorch"].resolve(ExportConfig()).backend == "xnnpack"
-    assert FORMATS["executorch"].resolve(ExportConfig(backend="coreml")).backend == "coreml"
+    apple = FORMATS["executorch"].resolve(ExportConfig(backend="coreml"))
+    assert (apple.backend, apple.precision) == ("coreml", "fp16")
+    with pytest.raises(UserError, match=r"for coreml is not written in int8 here, but in fp16\."):
+        FORMATS["executorch"].resolve(ExportConfig("int8", backend="coreml"))
     with pytest.raises(UserError, match="unknown backend of ExecuTorch 'vulkan'"):
         FORMATS["executorch"].resolve(ExportConfig(backend="vulkan"))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,11 +32,12 @@ class Format:
         runs: the libraries that run it.
         exporter_class: in ``exporters/NAME.py``.
         runtime_class: in ``runtimes/NAME.py``.
-        precisions: that it is written in, the usual one first.
+        precisions: that it is written in for the usual backend, the usual one first.
         dynamic_batch: whether it can take any number of pictures at once.
         float_blocks: whether some modules can stay in float when the others become int8.
         detections: whether it can choose among the boxes of a detector itself.
-        backends: who may compute, the usual one first.
+        backends: who may compute, the usual one first, and in which precisions; empty where there
+            is one alone.
         beside: suffixes of the files that lie beside the first one.
     """
 
@@ -51,7 +53,7 @@ class Format:
     dynamic_batch: bool = False
     float_blocks: bool = False
     detections: bool = False
-    backends: tuple[str, ...] = ()
+    backends: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
 
     def check(self, libraries: tuple[str, ...]) -> None:
@@ -79,11 +81,18 @@ class Format:
         Raises:
             UserError: when it cannot honour one of them; nothing is ignored.
         """
-        precision = config.precision or self.precisions[0]
-        if precision not in self.precisions:
+        if config.backend and config.backend not in self.backends:
+            if not self.backends:
+                raise UserError(f"{self.title} has one backend: leave backend out.")
+            raise unknown(f"backend of {self.title}", config.backend, self.backends)
+        backend = config.backend or next(iter(self.backends), None)
+        precisions = self.backends[backend] if backend else self.precisions
+        precision = config.precision or precisions[0]
+        if precision not in precisions:
+            chosen = f"{self.title} for {config.backend}" if config.backend else self.title
             raise UserError(
-                f"{self.title} is not written in {precision} here, but in "
-                f"{', '.join(self.precisions)}. {_who_has(precision)}"
+                f"{chosen} is not written in {precision} here, but in {', '.join(precisions)}. "
+                f"{_who_has(precision)}"
             )
         if config.dynamic_batch and not self.dynamic_batch:
             raise UserError(f"{self.title} takes one picture at a time here: no dynamic_batch.")
@@ -91,11 +100,6 @@ class Format:
             raise UserError(
                 f"float_blocks is for int8, and {self.title} in {precision} does not take it."
             )
-        if config.backend and config.backend not in self.backends:
-            if not self.backends:
-                raise UserError(f"{self.title} has one backend: leave backend out.")
-            raise unknown(f"backend of {self.title}", config.backend, self.backends)
-        backend = config.backend or next(iter(self.backends), None)
         return ExportConfig(precision, config.dynamic_batch, config.float_blocks, backend)
 
     def exporter(self) -> Exporter:
@@ -176,7 +180,7 @@ FORMATS = {
             runtime_class="ExecuTorchPredictor",
             precisions=("fp32", "int8"),
             float_blocks=True,
-            backends=("xnnpack", "coreml"),
+            backends={"xnnpack": ("fp32", "int8"), "coreml": ("fp16",)},
         ),
         Format(
             name="litert",

@@ -19,7 +19,6 @@ from mobilevit.deployment.config import ExportConfig
 from mobilevit.deployment.contract import Contract
 from mobilevit.deployment.quiet import quiet
 from mobilevit.deployment.runtimes.executorch import BACKEND
-from mobilevit.errors import UserError
 
 
 class ExecuTorchExporter:
@@ -38,14 +37,8 @@ class ExecuTorchExporter:
         config: ExportConfig,
         calibration: NDArray[np.float32] | None = None,
     ) -> Contract:
-        """Write an artefact that says nothing of itself yet but its backend, see ``Exporter``.
-
-        Raises:
-            UserError: for int8 with Core ML.
-        """
+        """Write an artefact that says nothing of itself yet but its backend, see ``Exporter``."""
         backend = config.backend or "xnnpack"
-        if backend == "coreml" and config.precision == "int8":
-            raise UserError("int8 is for the backend xnnpack; Core ML has a format of its own.")
         with quiet():
             if backend == "coreml":
                 program, partitioner = _for_coreml(prepare(network), contract)
