@@ -34,9 +34,12 @@ from mobilevit.deployment.quiet import quiet
 from mobilevit.deployment.runtimes.openvino import import_openvino
 
 RUNTIMES = ("onnx", "openvino", "litert", "executorch")
-PRECISIONS = {"openvino": ("fp32", "bf16", "int8", "mixed")}
+PRECISIONS = {
+    "openvino": ("fp32", "bf16", "int8", "mixed"),
+    "litert": ("fp32", "int8", "mixed"),
+}
 CONFIGS = {"mixed": ExportConfig("int8", float_blocks=("stem", "stages.0"))}
-"""OpenVINO computes in bf16 what int8 leaves in float."""
+"""What int8 leaves in float OpenVINO computes in bf16, LiteRT in fp32."""
 OURS_ALONE = ("bf16", "mixed")
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -122,7 +125,7 @@ def compare_files(
         ("timm", "transformers", "onnxruntime", "openvino", "nncf", "ai-edge-litert", "executorch"),
         f"MobileViT-S, {size} x {size}, one picture, one thread, array in, array out. same answer: "
         f"share of {len(pictures)} photos of Imagenette (in fp32 of a tenth of them) with PyTorch"
-        "'s first answer. mixed: int8 with the first blocks in bf16. x best peer: "
+        "'s first answer. mixed: int8 with the first blocks in float. x best peer: "
         "the faster peer's median in that runtime and precision over this one's.",
     )
 

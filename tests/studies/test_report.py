@@ -139,6 +139,14 @@ def test_the_plots_show_what_is_done(tmp_path: Path) -> None:
         assert picture.std() > 5
 
 
+def test_the_curves_show_every_training(tmp_path: Path) -> None:
+    pictures = []
+    for accuracies in ([0.5], [0.5, 0.6]):
+        draw_curves(tmp_path / "curves.png", [result("A", accuracies)])
+        pictures.append(np.asarray(Image.open(tmp_path / "curves.png").convert("RGB")))
+    assert (pictures[0] != pictures[1]).any()
+
+
 def test_a_study_that_has_not_begun_has_a_report(tmp_path: Path) -> None:
     study = Study("told", (Entry("A"), Entry("B")), Recipe(), (0.001, 0.002))
     folders = Folders(("x",), (), (Sample(Path("a"), 0),), Path("photos"))

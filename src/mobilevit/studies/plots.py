@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -47,7 +48,7 @@ def draw_accuracy(path: Path, results: Sequence[Result]) -> None:
 
 
 def draw_curves(path: Path, results: Sequence[Result]) -> None:
-    """Draw train and val over the epochs, a field for each group; seed 0 alone.
+    """Draw train and val over the epochs, a field for each group; of seeds beyond 0 val, faint.
 
     Args:
         path: the PNG to write.
@@ -64,17 +65,21 @@ def draw_curves(path: Path, results: Sequence[Result]) -> None:
         figure.subplots(1, len(groups), squeeze=False).flat, groups.items(), strict=True
     ):
         for i, result in enumerate(members):
-            rows = result.trained[0].rows
-            epochs = [row["epoch"] for row in rows]
-            for part, style in (("val", "-"), ("train", ":")):
-                values = [row[f"{part}_{result.metric}"] * 100 for row in rows]
-                label = result.entry.name if part == "val" else None
-                axes.plot(epochs, values, style, color=f"C{i}", label=label)
+            first, *others = result.trained
+            look = {"color": f"C{i}"}
+            _draw_rows(axes, first.rows, f"val_{result.metric}", label=result.entry.name, **look)
+            _draw_rows(axes, first.rows, f"train_{result.metric}", linestyle=":", **look)
+            for other in others:
+                _draw_rows(axes, other.rows, f"val_{result.metric}", alpha=0.35, **look)
         _label(axes, "epoch")
         axes.set_title(group)
         axes.legend(fontsize=8)
     figure.axes[0].set_ylabel(f"{members[0].metric}, %: val, and train dotted")
     _save(figure, path)
+
+
+def _draw_rows(axes: Axes, rows: Sequence[Mapping[str, float]], value: str, **look: Any) -> None:
+    axes.plot([row["epoch"] for row in rows], [row[value] * 100 for row in rows], **look)
 
 
 def _label(axes: Axes, text: str) -> None:
