@@ -38,8 +38,11 @@ PRECISIONS = {
     "openvino": ("fp32", "bf16", "int8", "mixed"),
     "litert": ("fp32", "int8", "mixed"),
 }
-CONFIGS = {"mixed": ExportConfig("int8", float_blocks=("stem", "stages.0"))}
-"""What int8 leaves in float OpenVINO computes in bf16, LiteRT in fp32."""
+FLOAT_BLOCKS = {
+    "openvino": ("stem", "stages.0"),  # computed in bf16
+    "litert": ("stem", "stages.0", "stages.1.0"),
+}
+"""What stays in float in mixed files: the first blocks, which lose most by rounding."""
 OURS_ALONE = ("bf16", "mixed")
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -82,7 +85,9 @@ def compare_files(
                 path = files / f"{owner}-{size}-{precision}{FORMATS[runtime].suffix}"
                 if not path.exists():
                     if owner == "ours":
-                        config = CONFIGS.get(precision, ExportConfig(precision))
+                        config = ExportConfig(precision)
+                        if precision == "mixed":
+                            config = ExportConfig("int8", float_blocks=FLOAT_BLOCKS[runtime])
                         given = calibration if config.precision == "int8" else None
                         write(FORMATS[runtime], network, contract, path, config, calibration=given)
                     else:
