@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -161,6 +163,9 @@ def test_an_unknown_word_is_answered_with_the_right_one(command, wrong, right):
         (("export", "no-run"), "no-run: there is no such model"),
         (("benchmark", "mobilevit_xx"), "Did you mean 'mobilevit_xxs'"),
         (("models", "mobilevit_m"), "Did you mean 'mobilevit_"),
+        (("models", "--size", "0"), "size is 0; it must be 1 or more"),
+        (("export", "run", "--float-blocks"), "--float-blocks needs names"),
+        (("predict", "", "a.jpg"), "predict needs pictures"),
     ],
 )
 def test_an_error_names_what_and_the_way_out(command, tmp_path, monkeypatch, wrong, says):
@@ -197,6 +202,26 @@ def test_interruption(command, monkeypatch):
 
     monkeypatch.setattr("mobilevit.verbs.models.models", interrupted)
     assert command("models") == (130, "", "interrupted\n")
+
+
+def test_a_disk_that_is_full_is_no_traceback(command, monkeypatch):
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "best.onnx")
+
+    monkeypatch.setattr("mobilevit.verbs.models.models", full)
+    assert command("models") == (2, "", "error: best.onnx: No space left on device\n")
+
+
+def test_a_file_whose_name_is_no_utf8_is_answered(photos, artefact, tmp_path):
+    name = os.fsencode(tmp_path) + b"/caf\xe9.jpg"
+    shutil.copy(next(photos.glob("val/*/*.jpg")), name)
+    for options in ((), ("--json",)):
+        program = [sys.executable, "-m", "mobilevit", "predict", artefact, name, *options]
+        utf8 = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+        done = subprocess.run(program, capture_output=True, env=utf8, check=False)
+        assert done.returncode == 0, done.stderr
+        assert b"caf\\udce9.jpg" in done.stdout
+        done.stdout.decode()
 
 
 def test_train_leaves_the_run_folder(trained):

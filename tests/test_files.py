@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from mobilevit.files import replacing, write_text
+from mobilevit.errors import UserError
+from mobilevit.files import choose_weights, replacing, write_text
 
 
 def test_all_or_nothing(tmp_path):
@@ -16,6 +19,24 @@ def test_all_or_nothing(tmp_path):
         assert path.read_text() == "old"
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_in_another_encoding_is_escaped_as_json_has_it(tmp_path):
+    name = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
+    write_text(tmp_path / "x.json", json.dumps(name, ensure_ascii=False))
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == name
+
+
+def test_what_openvino_leaves_beside_its_graph_is_no_pickle():
+    assert choose_weights(["mine.safetensors", "mine.xml", "mine.bin"]) == "mine.safetensors"
+    assert choose_weights(["mine.bin"]) == "mine.bin"
+    assert choose_weights(["mine.xml", "mine.bin"]) is None
+
+
+def test_a_file_in_the_way_of_a_folder_is_said(tmp_path):
+    write_text(tmp_path / "a", "mine")
+    with pytest.raises(UserError, match="a file is in the way"):
+        write_text(tmp_path / "a" / "b.txt", "x")
 
 
 def test_folders_are_made(tmp_path):

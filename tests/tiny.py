@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from PIL import Image
 
 from mobilevit import Recipe
@@ -62,8 +63,10 @@ def fit_tiny(
 ) -> RunFolder:
     """Train in this process, with the engine bare."""
     recipe = Recipe().override(**(SETTINGS | settings))
-    precision = {"fp32": "32-true", "bf16": "bf16-mixed"}[recipe.training.precision]
-    fabric = Fabric(accelerator="cpu", devices=1, precision=precision)  # type: ignore[arg-type]
+    mixed = {"fp32": (), "bf16": ("bf16-mixed", None), "fp16": ("16-mixed", _scaler())}
+    given = mixed[recipe.training.precision]
+    plugins = [MixedPrecision(given[0], "cpu", given[1])] if given else []
+    fabric = Fabric(accelerator="cpu", devices=1, plugins=plugins)
     run = RunFolder(output)
     folders = read_folders(data) if isinstance(data, Path) else data
     start = None
@@ -72,6 +75,11 @@ def fit_tiny(
         start = load_pretrained(output.with_name("start.safetensors"))
     fit(fabric, get_task("classification"), recipe, folders, run, saved, start)
     return run
+
+
+def _scaler() -> torch.amp.GradScaler:
+    """Scale gradients as on a GPU, by little enough that the first step's are finite."""
+    return torch.amp.GradScaler("cpu", init_scale=16.0)
 
 
 def resume_tiny(data: Path, run: RunFolder) -> None:

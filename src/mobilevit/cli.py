@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json as json_
 import os
 import sys
@@ -74,6 +75,9 @@ def _numbers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Numbers] | Non
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code: 0, 1 for a failed check, 2 for an error."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name may be in any encoding
+            stream.reconfigure(errors="backslashreplace")
     try:
         commands = _commands(arguments)
         verb = next(iter(arguments), "--help")
@@ -96,6 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except OSError as error:  # a disk that is full, a folder that may not be written to
+        print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return 2
 
 
 def _commands(arguments: Sequence[str]) -> dict[str, Callable[..., int]]:
@@ -287,6 +294,8 @@ def _export(
     """
     from mobilevit.verbs.export import export, export_all
 
+    if float_blocks == ():
+        raise UserError("--float-blocks needs names of the network's modules, or leave it out.")
     options: dict[str, Any] = {
         "precision": precision,
         "data": data,
@@ -530,7 +539,8 @@ def _demo(*, output: Path | None = None, json: Json = False) -> int:
 
 def _show(result: Any, json: bool) -> int:
     if json:
-        print(json_.dumps(result.to_dict(), indent=2, ensure_ascii=False))
+        text = json_.dumps(result.to_dict(), indent=2, ensure_ascii=False)
+        print(text.encode(errors="backslashreplace").decode())
     else:
         from rich.console import Console
 

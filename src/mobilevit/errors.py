@@ -17,7 +17,7 @@ class MissingExtraError(UserError, ImportError):
 
 
 class DivergedError(UserError):
-    """A training's loss is no number any more."""
+    """A loss, or what a network says, is no number any more."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -54,10 +54,16 @@ def publishing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, making its folder where there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a text file in UTF-8, making its folder where there is none.
+
+    Names of files in another encoding are escaped, as JSON has it.
+
+    Raises:
+        UserError: when the folder cannot be made.
+    """
+    make_folder(path.parent)
     with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def make_folder(folder: Path) -> None:
@@ -93,8 +99,12 @@ def making(folder: Path) -> Iterator[Path]:
 
 
 def choose_weights(files: Iterable[str]) -> str | None:
-    """Return which of a folder's files holds the weights, or nothing where it is not clear."""
+    """Return which of a folder's files holds the weights, or nothing where it is not clear.
+
+    The ``.bin`` beside an ``.xml`` of the same name is OpenVINO's.
+    """
     files = list(files)
+    files = [name for name in files if f"{name.removesuffix('.bin')}.xml" not in files]
     for name in WEIGHTS:
         if name in files:
             return name

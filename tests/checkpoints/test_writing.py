@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
+from torchvision.transforms.functional import to_tensor
 
 import cvnets
 from mobilevit import UserError, create_model, load_pretrained
@@ -105,6 +108,29 @@ def test_there_and_back_is_the_identity(
     if target == "folder" and library != "cvnets":
         assert found.checkpoint.contract == ours.contract
         assert found.checkpoint.architecture.items() >= {"model": name, "num_classes": 3}.items()
+
+
+def test_pictures_that_are_stretched_are_stretched_by_timm_too(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    contract = Contract("classification", CLASSES, (96, 64), None, "bilinear")
+    ours = replace(checkpoint(), contract=contract)
+    save_for(ours, tmp_path / "saved", "timm")
+    assert load_pretrained(tmp_path / "saved").checkpoint.contract == contract
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'saved'}", pretrained=True)
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(theirs))
+    picture = Image.linear_gradient("L").convert("RGB").resize((300, 50))
+    stretched = picture.resize((64, 96), Image.Resampling.BILINEAR)
+    torch.testing.assert_close(transform(picture), to_tensor(stretched), atol=2 / 255, rtol=0)
+
+
+def test_a_cut_that_timm_would_make_otherwise_is_refused(tmp_path: Path) -> None:
+    ours = replace(checkpoint(), contract=Contract("classification", CLASSES, (96, 64), 100))
+    with pytest.raises(UserError, match="timm cannot be told to resize the shorter side to 100"):
+        save_for(ours, tmp_path / "saved", "timm")
+    assert not list(tmp_path.iterdir())
+    save_for(ours, tmp_path / "weights.pt", "timm")
+    save_for(ours, tmp_path / "saved", "transformers")
+    assert load_pretrained(tmp_path / "saved").checkpoint.contract == ours.contract
 
 
 def test_a_safetensors_file_says_that_it_is_of_pytorch(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from mobilevit.data.folders import Folders, fingerprint, pictures, read_folders,
 from mobilevit.errors import UserError
 
 PIXEL = b"not decoded here "
+RUN = ("run.json", "recipe.yaml")
+STUDY = ("pictures.json", "results.json")
 
 
 def make(root: Path, *names: str) -> Path:
@@ -42,15 +44,49 @@ def test_train_and_val(tmp_path):
     assert folders.ignored == ()
 
 
-@pytest.mark.parametrize("name", ["valid", "validation", "test", "Val"])
-def test_other_names_of_val(tmp_path, name):
-    make(tmp_path, "Train/a/1.jpg", "Train/b/2.jpg", f"{name}/a/3.jpg")
-    assert [sample.path.name for sample in read_folders(tmp_path).val] == ["3.jpg"]
+@pytest.mark.parametrize("name", ["valid", "validation", "test", "Val", "Testing", "val2017"])
+@pytest.mark.parametrize("train", ["Train", "Training"])
+def test_other_names_of_splits(tmp_path, train, name):
+    make(tmp_path, f"{train}/a/1.jpg", f"{train}/b/2.jpg", f"{name}/a/3.jpg")
+    folders = read_folders(tmp_path)
+    assert folders.class_names == ("a", "b")
+    assert [sample.path.name for sample in folders.val] == ["3.jpg"]
+    assert folders.test == ()
 
 
-def test_val_is_taken_before_test(tmp_path):
-    make(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "test/a/3.jpg", "val/a/4.jpg")
-    assert [sample.path.name for sample in read_folders(tmp_path).val] == ["4.jpg"]
+def test_beside_val_a_test_split_is_kept_apart(tmp_path):
+    make(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "test/b/3.jpg", "val/a/4.jpg")
+    folders = read_folders(tmp_path)
+    assert names(folders.val, folders) == {("4.jpg", "a")}
+    assert names(folders.test, folders) == {("3.jpg", "b")}
+    assert folders.ignored == ()
+
+
+@pytest.mark.parametrize("file", ["test/3.jpg", "test/unknown/3.jpg", "more/a/3.jpg"])
+def test_pictures_beside_the_splits_that_cannot_be_used_are_kept_in_sight(tmp_path, file):
+    make(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "val/a/4.jpg", file)
+    folders = read_folders(tmp_path)
+    assert folders.test == ()
+    assert folders.ignored == (tmp_path / file,)
+
+
+@pytest.mark.parametrize("where", ["", "train/"])
+def test_trainings_and_studies_in_the_folder_are_no_pictures(tmp_path, where):
+    make(tmp_path, f"{where}a/1.jpg", f"{where}b/2.jpg", "val/a/3.jpg" if where else "a/3.jpg")
+    before = read_folders(tmp_path, None)
+    for run, files in (("runs/x", RUN), ("runs/y", STUDY), ("own", RUN)):
+        make(tmp_path, *(f"{run}/{name}" for name in (*files, "curves.png", "entry/batch.png")))
+    make(tmp_path, *(f"{where}a/inside/{name}" for name in (*RUN, "batch.png")))
+    assert read_folders(tmp_path, None) == before
+
+
+def test_without_a_share_to_hold_out_all_is_one_split(tmp_path):
+    make(tmp_path / "one", "a/1.jpg")
+    make(tmp_path / "two", "a/1.jpg", "b/2.jpg")
+    make(tmp_path / "split", "train/a/1.jpg", "train/b/2.jpg", "val/a/3.jpg")
+    for name, counts in (("one", (1, 0)), ("two", (2, 0)), ("split", (2, 1))):
+        folders = read_folders(tmp_path / name, None)
+        assert (len(folders.train), len(folders.val)) == counts
 
 
 def test_hidden_files_are_passed_over_and_others_kept_in_sight(tmp_path):
@@ -181,7 +217,11 @@ def test_fingerprints(tmp_path):
         (["a/1.jpg"], "one class only, 'a'"),
         (["set/a/1.jpg", "set/b/2.jpg"], "Did you mean '.*set'"),
         (["a/", "b/notes.txt"], "2 class folders hold no pictures.*\\.jpg"),
-        (["val/a/1.jpg", "test/b/1.jpg"], "no 'train' folder"),
+        (["val/a/1.jpg", "test/b/1.jpg"], "has 'test', 'val' but no 'train' folder"),
+        (
+            ["train/a/1.jpg", "train2/a/1.jpg"],
+            "both 'train' and 'train2' could be its split 'train'",
+        ),
         (
             ["train/a/1.jpg", "train/b/1.jpg", "val/aa/1.jpg", "val/b/1.jpg"],
             "'aa' is a class to validate on.*Did you mean 'a'",

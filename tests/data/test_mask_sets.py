@@ -48,6 +48,15 @@ def test_splits_in_the_folders_or_around_them(tmp_path):
         assert data.findings == ()
 
 
+def test_two_folders_for_one_split_are_not_chosen_between(tmp_path):
+    for split in ("train", "train2", "val"):
+        folder(tmp_path / "in", [split], split=split)
+        folder(tmp_path / "around" / split, [split])
+    for data in ("in", "around"):
+        with pytest.raises(UserError, match="both 'train' and 'train2' could be its split 'train'"):
+            read_masks(tmp_path / data)
+
+
 @pytest.mark.parametrize("ending", ["_labels", "_masks", "annot"])
 def test_folders_of_masks_named_after_splits(tmp_path, ending):
     for split in ("train", "val"):

@@ -38,6 +38,21 @@ def test_corners_count_from_one_and_are_inside(tmp_path):
     assert folders.findings == ()
 
 
+def test_hidden_files_are_passed_over(tmp_path):
+    make(tmp_path, "a")
+    text(tmp_path / "Annotations" / "._a.xml", "\0no XML")
+    text(tmp_path / "JPEGImages" / "._a.png", "\0no PNG")
+    folders = read_boxes(tmp_path, None)
+    assert (names(folders.train), folders.findings) == (["a"], ())
+
+
+def test_two_folders_for_one_split_are_not_chosen_between(tmp_path):
+    for split in ("val", "valid", "train"):
+        make(tmp_path, "a", images=split, labels=split)
+    with pytest.raises(UserError, match="both 'val' and 'valid' could be its split 'val'"):
+        read_boxes(tmp_path)
+
+
 def test_difficult_ones_are_ignored(tmp_path):
     make(tmp_path, "a")
     file = tmp_path / "Annotations" / "a.xml"

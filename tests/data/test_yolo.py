@@ -32,6 +32,17 @@ def boxes_of(data: Path) -> Boxes:
     return read_boxes(data).train[0].label
 
 
+def test_a_folder_whose_yaml_names_no_pictures_is_not_taken_for_boxes(tmp_path):
+    text(tmp_path / "about.yaml", "names: [dog, cat]\nlicence: none\n")
+    assert box_format(tmp_path) is None
+    assert box_format(tmp_path / "about.yaml") == "yolo"
+
+
+def test_a_byte_order_mark_is_passed_over(data):
+    (data / "data.yaml").write_text("names: [dog, cat]\ntrain: images/train\n", "utf-8-sig")
+    assert read_boxes(data, None).class_names == ("dog", "cat")
+
+
 def test_shares_become_pixels(data):
     label(data, "1 0.5 0.5 0.25 0.2", "", "0.0 0.25 0.5 0.5 1.0")
     folders = read_boxes(data)

@@ -6,8 +6,10 @@ import torch
 from torch import nn
 
 from mobilevit.deployment.capture import prepare
+from mobilevit.deployment.contract import Contract
 from mobilevit.deployment.sensitivity import SimulatedInt8, find_blocks
-from mobilevit.networks import create_model
+from mobilevit.networks import DeepLabV3, DeepLabV3Config, SSDLite, SSDLiteConfig, create_model
+from mobilevit.tasks import get_task
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +31,23 @@ def test_the_blocks_hold_every_weight_once(network):
     assert {"stem", "stages.0.0", "stages.2.1.local", "stages.3.1.transformer.3", "head"} <= {
         *names
     }
+
+
+def test_a_detector_and_a_segmenter_have_the_blocks_of_their_networks():
+    backbone = {"num_classes": 0, "layers": (1, 1, 1)}
+    ssd = SSDLite(create_model("mobilevit_xxs", **backbone), SSDLiteConfig(num_classes=3))
+    backbone |= {"output_stride": 16}
+    deeplab = DeepLabV3(create_model("mobilevit_xxs", **backbone), DeepLabV3Config(num_classes=3))
+    for contract, network in (
+        (Contract("detection", ("a", "b"), (96, 96), None, output="detections"), ssd),
+        (Contract("segmentation", ("a", "b", "c"), (96, 96), None, output="pixel_logits"), deeplab),
+    ):
+        deployed = get_task(contract.task).deploy(network, contract)
+        blocks = find_blocks(deployed)
+        assert len(blocks) > 20
+        assert "" not in blocks
+        counted = sum(p.numel() for block in blocks.values() for p in block.parameters())
+        assert counted == sum(p.numel() for p in deployed.parameters())
 
 
 def test_all_blocks_lose_more_than_one_and_none_nothing(prepared, x):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from mobilevit.checkpoints import Checkpoint, architecture
 from mobilevit.data.folders import data_hash, read_folders
 from mobilevit.data.transforms import EvalDataset
 from mobilevit.deployment.contract import Contract
+from mobilevit.tasks import get_task
 from mobilevit.training.display import Display
 from mobilevit.training.run_folder import RunFolder
-from mobilevit.verbs.train import Run, _precision
+from mobilevit.verbs.train import Run, _precision, train_folders
 from tiny import assert_same_run, fit_tiny, make_pictures, rows, tensors
 
 EPOCHS = 14
@@ -136,7 +138,10 @@ def test_without_averaging_the_weights_themselves(tiny: Path, tmp_path: Path) ->
     assert all(torch.equal(last.training[f"network.{k}"], v) for k, v in saved.items())
 
 
-def test_gradients_are_clipped(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_gradients_are_clipped(
+    precision: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     norms = []
     clip = Fabric.clip_gradients
 
@@ -147,7 +152,7 @@ def test_gradients_are_clipped(tiny: Path, tmp_path: Path, monkeypatch: pytest.M
         return before
 
     monkeypatch.setattr(Fabric, "clip_gradients", spy)
-    fit_tiny(tiny, tmp_path / "run", clip_norm=0.01)
+    fit_tiny(tiny, tmp_path / "run", clip_norm=0.01, precision=precision)
     assert len(norms) == 3
     assert all(before > 0.1 and after == pytest.approx(0.01, 1e-3) for before, after in norms)
 
@@ -292,6 +297,43 @@ def test_a_class_without_pictures_is_said_before_training(tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"(?s)red.*mobilevit doctor"):
         train(data, recipe=Recipe(), output=tmp_path / "run", progress=False, device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_nothing_to_validate_on_is_said_before_training(tmp_path: Path, check: bool) -> None:
+    data = make_pictures(tmp_path / "data", train=4, val=1)
+    for path in data.glob("val/*/*"):
+        path.write_bytes(b"broken")
+    if not check:  # boxes without any that can be used, say
+        folders = replace(read_folders(data), val=())
+        with pytest.raises(UserError, match="none of the pictures to validate on can be used"):
+            train_folders(
+                *(get_task("classification"), folders, Recipe().override(device="cpu")),
+                *(RunFolder(tmp_path / "run"), None, None),
+                check=False,
+            )
+    else:
+        with pytest.raises(UserError, match=r"no picture to validate on can be read.*doctor"):
+            train(data, recipe=Recipe(), output=tmp_path / "run", progress=False, device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_device_that_is_not_there_is_said(tiny: Path, tmp_path: Path) -> None:
+    for device, there in (("cuda", torch.cuda), ("mps", torch.mps)):
+        if there.is_available():
+            continue
+        with pytest.raises(UserError, match=f"device is {device}, and torch finds none here"):
+            train(tiny, output=tmp_path / "run", device=device, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_among_the_pictures_is_not_learnt_from(tiny: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(tiny / "train", data)
+    before = read_folders(data)
+    run = fit_tiny(data, data / "runs" / "first")
+    assert run.batch.is_file()
+    assert read_folders(data) == before
 
 
 def test_an_existing_output_is_left_alone(tiny: Path, tmp_path: Path) -> None:

@@ -35,8 +35,11 @@ def test_nothing_that_exists_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "full" / "thesis.txt").touch()
     (tmp_path / "file").touch()
     for name in ("full", "file"):
-        with pytest.raises(UserError, match=r"exists and is not empty.*--resume"):
+        with pytest.raises(UserError, match=r"exists and is not empty.*another output\.$"):
             free_folder(tmp_path / name, "photos")
+    (tmp_path / "full" / "last.safetensors").touch()
+    with pytest.raises(UserError, match=r"exists and is not empty.*--resume"):
+        free_folder(tmp_path / "full", "photos")
 
 
 def test_what_is_known_before_training(tmp_path: Path) -> None:
@@ -48,7 +51,11 @@ def test_what_is_known_before_training(tmp_path: Path) -> None:
     assert load_recipe(folder.path / "recipe.yaml") == recipe
     facts = json.loads((folder.path / "run.json").read_text(encoding="utf-8"))
     assert {"data", "started", "python", "machine", "mobilevit", "torch"} <= facts.keys()
-    assert folder.data == data.resolve()
+    assert folder.data == data
+    link = tmp_path / "link"
+    link.symlink_to(data)
+    folder.begin(recipe, link, 0)  # its pictures are hashed by the names they were found under
+    assert folder.data == link
     assert folder.rows() == []
 
 

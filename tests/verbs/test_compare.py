@@ -109,6 +109,21 @@ def test_a_second_call_trains_nothing_again(done: StudyReport, data: Path) -> No
     assert again.results == done.results
 
 
+def test_checkpoints_of_what_is_done_may_be_deleted(
+    done: StudyReport, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(done.folder, copy, ignore=shutil.ignore_patterns("*.safetensors"))
+    assert compare(data, STUDY, output=copy, progress=False).to_dict() == done.to_dict()
+    assert not list(copy.rglob("*.safetensors"))
+    known = json.loads((copy / "measures.json").read_text())
+    del known["mobilenet"]
+    (copy / "measures.json").write_text(json.dumps(known))
+    again = compare(data, STUDY, output=copy, progress=False)
+    assert [bool(result.measures) for result in again.results] == [True, False]
+    assert "MobileNet: not measured, its checkpoint is gone" in capfd.readouterr().err
+
+
 def test_other_settings_in_the_same_folder_are_refused(done: StudyReport, data: Path) -> None:
     with pytest.raises(UserError, match=r"other settings \(weight_decay .* there, 0.3 here\)"):
         compare(data, STUDY, output=done.folder, progress=False, weight_decay=0.3)

@@ -90,6 +90,10 @@ def test_it_is_written_and_printed(run, photos, tmp_path):
     result.print(Console(file=text, width=200))
     for word in ("top1", "disc", "moon", "recall", "24 pictures"):
         assert word in text.getvalue()
+    for there in (output, output.parent):
+        with pytest.raises(UserError, match="it exists"):
+            evaluate(run, photos, output=there)
+    assert json.loads(output.read_text()) == json.loads(json.dumps(result.to_dict()))
 
 
 def test_what_it_refuses(run, photos, tmp_path: Path):

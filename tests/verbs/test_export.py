@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from io import StringIO
 from pathlib import Path
@@ -67,6 +68,17 @@ def test_another_file_is_never_replaced(run, tmp_path):
     with pytest.raises(UserError, match="not made by this package"):
         export(run, output=output)
     assert output.read_text() == "precious"
+
+
+def test_a_file_that_would_lie_beside_it_is_never_replaced(run, tmp_path):
+    pytest.importorskip("openvino")
+    source = tmp_path / "model.safetensors"
+    shutil.copy(run / "best.safetensors", source)
+    weights = source.with_suffix(".bin")
+    weights.write_text("precious")
+    with pytest.raises(UserError, match=r"model\.bin: exists, and is no part of an earlier export"):
+        export(source, "openvino")
+    assert weights.read_text() == "precious"
 
 
 @pytest.mark.usefixtures("fast")

@@ -125,7 +125,13 @@ def write_configs(
     """Return the JSON files that a library wants beside the weights, by their names."""
     names = contract.class_names
     if library == "timm":
-        share = contract.size[0] / (contract.resize or contract.size[0])
+        height, width = contract.size
+        if contract.resize and height != width:
+            raise UserError(
+                f"timm cannot be told to resize the shorter side to {contract.resize} pixels and "
+                f"to cut out {height} x {width}. Write a file of weights instead of a folder."
+            )
+        share = height / (contract.resize or height)
         config = {
             "architecture": architecture["model"],
             "num_classes": len(names),
@@ -136,6 +142,7 @@ def write_configs(
                 "fixed_input_size": False,
                 "interpolation": contract.interpolation,
                 "crop_pct": math.floor(share * 1e6) / 1e6,  # timm divides by it and rounds down
+                "crop_mode": "center" if contract.resize else "squash",
                 "mean": [0.0, 0.0, 0.0],
                 "std": [1.0, 1.0, 1.0],
                 "num_classes": len(names),
@@ -244,6 +251,8 @@ def _timm(
         return *_USUAL[""], "bilinear", None
     _, height, width = settings["input_size"]
     short = math.floor(min(height, width) / settings.get("crop_pct", 0.875))
+    if settings.get("crop_mode") == "squash":
+        short = None
     labels = settings.get("label_names") or config.get("label_names")
     if isinstance(labels, Mapping):
         labels = [labels[str(i)] for i in range(len(labels))]

@@ -161,7 +161,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, half: bool = False) -> N
             gives float32 again.
 
     Raises:
-        UserError: when a weight is too large for float16.
+        UserError: when a weight is too large for float16, or the file cannot be written.
     """
     tensors = {k: v.contiguous() for k, v in checkpoint.network.state_dict().items()}
     if half:
@@ -181,7 +181,10 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, half: bool = False) -> N
     with replacing(path) as beside:
         beside.touch()
         mode = beside.stat().st_mode
-        save_file(tensors, beside, header)
+        try:
+            save_file(tensors, beside, header)
+        except SafetensorError as error:
+            raise UserError(f"{path}: it cannot be written ({error}).") from error
         beside.chmod(mode)  # safetensors lets nobody but the owner read
 
 

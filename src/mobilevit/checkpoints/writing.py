@@ -136,6 +136,10 @@ def _read_back(checkpoint: Checkpoint, path: Path, library: str) -> None:
     told, asked = _structure(again.architecture), _structure(checkpoint.architecture)
     if wrong := [key for key, value in asked.items() if told.get(key) != value]:
         raise UserError(f"{library}: its {', '.join(wrong)} cannot be described to it.")
+    described = path.is_dir() and library != "cvnets"
+    for key in ("size", "resize", "interpolation") if described else ():
+        if getattr(again.contract, key) != getattr(checkpoint.contract, key):
+            raise UserError(f"{library}: the contract's {key} cannot be described to it.")
     tensors = again.network.state_dict()
     for name, tensor in checkpoint.network.state_dict().items():
         if name not in tensors or not tensor.equal(tensors[name]):

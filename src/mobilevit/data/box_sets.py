@@ -14,7 +14,7 @@ from mobilevit.data import coco, voc, yolo
 from mobilevit.data.boxes import Box, Boxes
 from mobilevit.data.findings import Finding, by_severity
 from mobilevit.data.folders import Folders, Sample, missing, split_by_content
-from mobilevit.data.raw_boxes import DUPLICATE_CLASS, RawSet, clean
+from mobilevit.data.raw_boxes import DUPLICATE_CLASS, LABEL_WITHOUT_PICTURE, RawSet, clean
 from mobilevit.errors import UserError, unknown
 from mobilevit.files import making
 
@@ -89,6 +89,9 @@ def read_boxes(data: str | Path, val_fraction: float | None = 0.2) -> Folders[Bo
     findings = raw.problems.findings()
     if all(box.ignored for sample in train for box in sample.label.items):
         message = f"the {len(train):,} pictures to train on have no boxes. Label some of them."
+        if not train:
+            lost = next((f.message for f in findings if f.check == LABEL_WITHOUT_PICTURE.check), "")
+            message = f"none of the pictures to train on was found. {lost}"
         findings += (Finding("error", "no-boxes", message, (str(data),)),)
     if train and not val and val_fraction is not None:
         train, val = split_by_content(train, val_fraction)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilevit.data.boxes import Boxes
-from mobilevit.data.folders import Sample
+from mobilevit.data.folders import Sample, split_of
 from mobilevit.data.raw_boxes import (
     BROKEN_LABEL,
     CLASS_MISMATCH,
@@ -25,7 +25,6 @@ from mobilevit.data.raw_boxes import (
     RawBox,
     RawPicture,
     RawSet,
-    split_of,
 )
 from mobilevit.errors import UserError
 

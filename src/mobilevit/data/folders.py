@@ -6,7 +6,7 @@ import glob
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +20,6 @@ Label = TypeVar("Label")
 """What is known of a picture: the index of its class (``int``), its ``Boxes`` or its ``Mask``."""
 Item = TypeVar("Item")
 
-VAL_NAMES = ("val", "valid", "validation", "test")
-"""Names of the folder to validate on; where there are several, the first of these is taken."""
-
 _LAYOUT = (
     "Arrange the pictures as DATA/<class>/<picture>, or as DATA/train/<class>/<picture> and "
     "DATA/val/<class>/<picture>."
@@ -30,6 +27,9 @@ _LAYOUT = (
 _CLUTTER = {"__macosx", "thumbs.db", "desktop.ini", "@eadir"}
 _FINGERPRINTED = 1 << 20
 _NUMBER = re.compile(r"(\d+)")
+_SPLIT = re.compile(r"(?:(train)(?:ing)?|(val)(?:id(?:ation)?)?|(test)(?:ing)?)[\d_-]*")
+_MADE_HERE = ({"run.json", "recipe.yaml"}, {"pictures.json", "results.json"})
+"""What lies in the folder of a training or of a study, whose pictures are none to learn from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +66,20 @@ class Folders(Generic[Label]):
     findings: tuple[Finding, ...] = ()
 
 
-def read_folders(data: str | Path, val_fraction: float = 0.2) -> Folders[int]:
+def read_folders(data: str | Path, val_fraction: float | None = 0.2) -> Folders[int]:
     """Find the labelled pictures of a folder.
 
-    With ``train/`` and ``val/`` (or ``valid/``, ``validation/``, ``test/``; capitals do not
-    matter) in the folder, each holds one folder per class. With ``train/`` alone, or with class
-    folders right in ``data``, every picture is put on one side by a hash of its content: a new
-    picture moves no other, and copies of a picture stay on one side. Pictures may lie deeper in a
-    class folder; links are followed; hidden files are passed over.
+    With ``train/`` and ``val/`` in the folder, each holds one folder per class; see ``split_of``
+    for other names. A ``test/`` whose class folders are known is kept apart, or validated on where
+    there is no ``val/``. With ``train/`` alone, or with class folders right in ``data``, every
+    picture is put on one side by a hash of its content: a new picture moves no other, and copies of
+    a picture stay on one side. Pictures may lie deeper in a class folder; links are followed;
+    hidden files, trainings and studies are passed over.
 
     Args:
         data: the folder.
         val_fraction: the share of pictures to validate on, between 0 and 1, where the folder has
-            no such split of its own.
+            no such split of its own; none: all come as ``train``, which may be of one class.
 
     Raises:
         UserError: when the folder is missing or not arranged like that, has fewer than two
@@ -86,13 +87,14 @@ def read_folders(data: str | Path, val_fraction: float = 0.2) -> Folders[int]:
             split comes out empty.
     """
     data = Path(data)
-    if not 0 < val_fraction < 1:
+    if val_fraction is not None and not 0 < val_fraction < 1:
         raise UserError(f"val_fraction is {val_fraction}; it must lie between 0 and 1.")
-    train, val = _find_splits(data)
+    splits = _find_splits(data)
+    train = splits["train"]
     classes, ignored = _read_classes(train)
-    names = _checked_names(train, classes, ignored)
-    samples = _samples(classes, names)
-    if val:
+    names = _checked_names(train, classes, ignored, least=1 if val_fraction is None else 2)
+    kept, held_out, test = _samples(classes, names), [], []
+    if val := splits.get("val", splits.get("test")):
         classes, loose = _read_classes(val)
         for name in classes:
             if name not in names:
@@ -101,14 +103,15 @@ def read_folders(data: str | Path, val_fraction: float = 0.2) -> Folders[int]:
                     f"{len(names)} to train on in {train}.{nearest(name, names)} "
                     "Rename the folder, remove it, or add its pictures to train on."
                 )
-        kept, held_out = samples, _samples(classes, names)
+        held_out = _samples(classes, names)
         ignored += loose
         if not held_out:
             raise UserError(
                 f"{val}: holds no pictures in class folders. Add some, or remove the folder: "
                 "a share of the pictures to train on is then held out."
             )
-    else:
+    elif val_fraction is not None:
+        samples = kept
         kept, held_out = split_by_content(samples, val_fraction)
         if not kept or not held_out:
             raise UserError(
@@ -117,8 +120,52 @@ def read_folders(data: str | Path, val_fraction: float = 0.2) -> Folders[int]:
                 "train/ and val/ folders yourself."
             )
     if train != data:
-        ignored += _listing(data)[1]
-    return Folders(names, tuple(kept), tuple(held_out), data, tuple(ignored))
+        folders, loose = _listing(data)
+        ignored += loose
+        for folder in folders:
+            if folder in (train, val):
+                continue
+            classes, loose = _read_classes(folder)
+            if folder == splits.get("test") and classes.keys() <= set(names):
+                test = _samples(classes, names)
+            else:  # such as a test set without labels
+                loose += [file for files in classes.values() for file in files]
+            ignored += loose
+    return Folders(names, tuple(kept), tuple(held_out), data, tuple(ignored), tuple(test))
+
+
+def split_of(name: str) -> str | None:
+    """Return which split a name means, ``"train"``, ``"val"`` or ``"test"``, or nothing.
+
+    Capitals do not matter, nor numbers behind it: ``Training``, ``valid``, ``val2017``.
+    """
+    match = _SPLIT.fullmatch(name.lower())
+    return match[match.lastindex or 0] if match else None
+
+
+def split_folders(
+    folder: Path, counts: Callable[[Path], object] = lambda _: True
+) -> dict[str, Path]:
+    """Return the folders right in a folder that are named after splits.
+
+    Args:
+        folder: the folder.
+        counts: tells of such a folder whether it holds what it should.
+
+    Raises:
+        UserError: when two of them mean the same split.
+    """
+    found: dict[str, Path] = {}
+    for entry in _listing(folder)[0]:
+        split = split_of(entry.name)
+        if split and counts(entry):
+            if split in found:
+                raise UserError(
+                    f"{folder}: both '{found[split].name}' and '{entry.name}' could be its split "
+                    f"'{split}'. Put them together, or move one away."
+                )
+            found[split] = entry
+    return found
 
 
 def data_hash(samples: Iterable[Sample[Any]], root: Path) -> str:
@@ -197,25 +244,26 @@ def missing(path: Path) -> UserError:
 
 
 def is_picture(path: Path) -> bool:
-    """Return whether a file counts as a picture, by its ending."""
-    return path.suffix.lower() in EXTENSIONS
+    """Return whether a file counts as a picture, by its ending; hidden ones do not."""
+    return path.suffix.lower() in EXTENSIONS and not _is_clutter(path.name)
 
 
-def _find_splits(data: Path) -> tuple[Path, Path | None]:
-    """Return the folder of the classes to train on, and the one to validate on if there is one."""
+def _find_splits(data: Path) -> dict[str, Path]:
+    """Return the folders of classes by split; without splits, all of it is to train on."""
     if not data.exists():
         siblings = _listing(data.parent)[0] if data.parent.is_dir() else []
         near = nearest(data.name, [folder.name for folder in siblings])
         raise UserError(f"{data}: no such folder.{near}")
     if not data.is_dir():
         raise UserError(f"{data}: is a file, not a folder. {_LAYOUT}")
-    by_name = {folder.name.lower(): folder for folder in _listing(data)[0]}
-    val = next((by_name[name] for name in VAL_NAMES if name in by_name), None)
-    if "train" in by_name:
-        return by_name["train"], val
-    if val and by_name.keys() <= set(VAL_NAMES):
-        raise UserError(f"{data}: has '{val.name}' but no 'train' folder. {_LAYOUT}")
-    return data, None
+    folders = _listing(data)[0]
+    named = [split_of(folder.name) for folder in folders]
+    if "train" in named:
+        return split_folders(data)
+    if folders and all(named):
+        names = ", ".join(f"'{folder.name}'" for folder in folders)
+        raise UserError(f"{data}: has {names} but no 'train' folder. {_LAYOUT}")
+    return {"train": data}
 
 
 def _read_classes(root: Path) -> tuple[dict[str, list[Path]], list[Path]]:
@@ -230,7 +278,7 @@ def _read_classes(root: Path) -> tuple[dict[str, list[Path]], list[Path]]:
 
 
 def _checked_names(
-    root: Path, classes: dict[str, list[Path]], ignored: Sequence[Path]
+    root: Path, classes: dict[str, list[Path]], ignored: Sequence[Path], least: int
 ) -> tuple[str, ...]:
     """Return the names of the classes, or say what is wrong with the folder."""
     names = tuple(classes)
@@ -238,13 +286,16 @@ def _checked_names(
         loose = sum(map(is_picture, ignored))
         what = f"{loose} pictures lie loose in it" if loose else "it is empty"
         raise UserError(f"{root}: has no class folders, {what}. {_LAYOUT}")
-    if len(names) == 1:
+    if len(names) < least:
         inner = root / names[0]
         deeper = f" Did you mean '{inner}'?" if len(_listing(inner)[0]) > 1 else ""
         raise UserError(
             f"{root}: has one class only, '{names[0]}'; it takes two to tell apart.{deeper} "
             f"{_LAYOUT}"
         )
+    for name in names:
+        if name != os.fsencode(name).decode(errors="replace"):
+            raise UserError(f"{root}: {name!r}, a class folder's name, is no UTF-8. Rename it.")
     if not any(classes.values()):
         raise UserError(
             f"{root}: its {len(names)} class folders hold no pictures, that is, no files that "
@@ -282,8 +333,21 @@ def _place(path: Path) -> float:
 def _listing(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the folders and the files right in a folder, sorted, without hidden ones."""
     entries = sorted(path for path in folder.iterdir() if not _is_clutter(path.name))
-    folders = [path for path in entries if path.is_dir()]
+    folders = [path for path in entries if path.is_dir() and not _is_made_here(path)]
     return folders, [path for path in entries if not path.is_dir()]
+
+
+def _is_made_here(folder: Path) -> bool:
+    """Tell whether a folder is that of a training or study, or holds only such, as ``runs/``."""
+    entries = sorted(path for path in folder.iterdir() if not _is_clutter(path.name))
+    return _is_run({entry.name for entry in entries}) or (
+        bool(entries)
+        and all(e.is_dir() and not e.is_symlink() and _is_made_here(e) for e in entries)
+    )
+
+
+def _is_run(names: Iterable[str]) -> bool:
+    return any(made.issubset(names) for made in _MADE_HERE)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -291,7 +355,7 @@ def _files(folder: Path) -> Iterator[Path]:
     seen: set[str] = set()
     for root, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
-        if real in seen:
+        if real in seen or _is_run(files):
             folders.clear()
             continue
         seen.add(real)

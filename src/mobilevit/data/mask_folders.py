@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mobilevit.data.class_lists import find_list, read_list
-from mobilevit.data.folders import is_picture, pictures
-from mobilevit.data.raw_boxes import Problems, split_of
+from mobilevit.data.folders import is_picture, pictures, split_folders
+from mobilevit.data.raw_boxes import Problems
 from mobilevit.data.raw_masks import (
     MASK_WITHOUT_PICTURE,
     PICTURE_WITHOUT_MASK,
@@ -74,11 +74,15 @@ def read(data: Path) -> MaskSet:
 def _places(data: Path) -> dict[str, _Place]:
     """Return the folders of each split."""
     if place := _place(data):
-        folders, masks = _splits(place.pictures), _splits(place.masks)
+        folders, masks = split_folders(place.pictures), split_folders(place.masks)
         splits = {s: _Place(folder, masks.get(s, place.masks)) for s, folder in folders.items()}
         return splits or {"train": place}
-    found = {s: _place(folder) or _beside(folder) for s, folder in _splits(data).items()}
-    return {split: place for split, place in found.items() if place}
+    folders = split_folders(data, _place_of)
+    return {s: place for s, folder in folders.items() if (place := _place_of(folder))}
+
+
+def _place_of(folder: Path) -> _Place | None:
+    return _place(folder) or _beside(folder)
 
 
 def _place(folder: Path) -> _Place | None:
@@ -109,12 +113,6 @@ def _beside(folder: Path) -> _Place | None:
 def _has_pictures(folder: Path) -> bool:
     depths = ("*", "*/*", "*/*/*")
     return any(is_picture(file) for depth in depths for file in folder.glob(depth))
-
-
-def _splits(folder: Path) -> dict[str, Path]:
-    """Return the folders right in a folder that are named after splits."""
-    folders = [(split_of(entry.name), entry) for entry in sorted(folder.iterdir())]
-    return {split: entry for split, entry in folders if split and entry.is_dir()}
 
 
 def _masks_of(place: _Place) -> dict[Path, Path | None]:

@@ -63,7 +63,9 @@ def check_counts(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]:
             f"no readable picture to train on in {listed(empty)}, which would silently teach "
             "nothing. Add pictures, or remove the folder.",
         )
-    if empty := [name for name, count in val.items() if not count]:
+    if not any(val.values()):
+        yield Finding("error", "no-val", "no picture to validate on can be read. Add some.")
+    elif empty := [name for name, count in val.items() if not count]:
         yield Finding(
             "warning",
             "class-without-pictures",

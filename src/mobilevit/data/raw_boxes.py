@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,8 +22,6 @@ LARGEST_SIDE = 1_000_000
 
 ROUNDING = 1.0
 """Pixels that formats and tools differ in where a box ends."""
-
-_SPLIT = re.compile(r"(?:(train)(?:ing)?|(val)(?:id(?:ation)?)?|(test))[\d_-]*")
 
 
 class Kind(NamedTuple):
@@ -213,12 +210,6 @@ class RawSet:
     class_ids: tuple[int, ...]
     splits: dict[str, list[RawPicture]]
     problems: Problems
-
-
-def split_of(name: str) -> str | None:
-    """Return which split a name means, ``"train"``, ``"val"`` or ``"test"``, or nothing."""
-    match = _SPLIT.fullmatch(name.lower())
-    return match[match.lastindex or 0] if match else None
 
 
 def clean(pictures: Sequence[RawPicture], problems: Problems) -> list[Sample[Boxes]]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from mobilevit.data.boxes import Boxes
-from mobilevit.data.folders import Sample, is_picture
+from mobilevit.data.folders import Sample, is_picture, split_folders
 from mobilevit.data.raw_boxes import (
     BROKEN_LABEL,
     CLASS_MISMATCH,
@@ -22,7 +22,6 @@ from mobilevit.data.raw_boxes import (
     RawBox,
     RawPicture,
     RawSet,
-    split_of,
 )
 from mobilevit.errors import UserError
 
@@ -151,7 +150,7 @@ def _find(data: Path, problems: Problems) -> dict[str, list[_Label]]:
     if not listed:
         return {"train": _labels(pictures, labels, None, problems)}
     used = {name for one in listed.values() for name in one.names}
-    for file in sorted(labels.glob("*.xml")):
+    for file in _xml_files(labels):
         if file.stem not in used:
             problems.add(UNLISTED, file)
     return {split: _labels(pictures, labels, one, problems) for split, one in listed.items()}
@@ -185,7 +184,7 @@ def read_lists(folder: Path, stems: Container[str]) -> dict[str, List]:
 def _labels(pictures: Path, labels: Path, listed: List | None, problems: Problems) -> list[_Label]:
     """Return what is there of the pictures that a list names, or of all."""
     there = by_stem(pictures)
-    files = {file.stem: file for file in labels.glob("*.xml")}
+    files = {file.stem: file for file in _xml_files(labels)}
     found = []
     for name in listed.names if listed else sorted({*there, *files}):
         picture, file = there.get(name), files.get(name)
@@ -282,10 +281,14 @@ def child(folder: Path, name: str) -> Path | None:
 
 def _split_folders(data: Path) -> dict[str, Path]:
     """Return the folders right in a folder that are named after splits and hold labels."""
-    folders = [(split_of(f.name), f) for f in sorted(data.iterdir()) if f.is_dir()]
-    return {split: folder for split, folder in folders if split and _has_labels(folder)}
+    return split_folders(data, _has_labels)
+
+
+def _xml_files(folder: Path) -> list[Path]:
+    """Return the XML files right in a folder, without hidden ones, as macOS leaves behind."""
+    return sorted(file for file in folder.glob("*.xml") if not file.name.startswith("."))
 
 
 def _has_labels(folder: Path) -> bool:
-    first = next(iter(folder.glob("*.xml")), None)
+    first = next(iter(_xml_files(folder)), None)
     return first is not None and b"<annotation" in first.read_bytes()[:1000]

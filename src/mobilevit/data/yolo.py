@@ -45,6 +45,7 @@ POLYGON = Kind(
 _NOTHING = ("", "~", "null", "Null", "NULL")
 _SPLITS = ("train", "val", "test")
 _NAMES = re.compile(r"^names\s*:", re.MULTILINE)
+_PLACES = re.compile(r"^(train|val|test)\s*:", re.MULTILINE)
 
 
 class _Loader(yaml.BaseLoader):
@@ -137,17 +138,21 @@ def _lines(boxes: Boxes) -> str:
 
 
 def _yaml_files(path: Path) -> list[Path]:
-    """Return the YAML files with names of classes; ``data.yaml`` before all others."""
+    """Return the YAML files with names of classes; ``data.yaml`` before all others.
+
+    In a folder, which may be about something else, one has to say where pictures lie as well.
+    """
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if _is_yaml(file))
+        files = sorted(file for file in path.iterdir() if _is_yaml(file, _NAMES, _PLACES))
         return [file for file in files if file.stem == "data"][:1] or files
-    return [path] if _is_yaml(path) else []
+    return [path] if _is_yaml(path, _NAMES) else []
 
 
-def _is_yaml(path: Path) -> bool:
+def _is_yaml(path: Path, *keys: re.Pattern[str]) -> bool:
     if path.suffix.lower() not in (".yaml", ".yml") or not path.is_file():
         return False
-    return bool(_NAMES.search(path.read_text(encoding="utf-8", errors="replace")))
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    return all(key.search(text) for key in keys)
 
 
 def _load(file: Path) -> dict[str, Any]:

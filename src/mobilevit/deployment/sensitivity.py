@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, Literal, cast
 
 import torch
@@ -100,11 +101,12 @@ def find_blocks(network: nn.Module) -> dict[str, nn.Module]:
     residuals, the convolutions around a transformer, each of its layers, the head.
     """
     found: dict[str, nn.Module] = {}
+    listed = (nn.Sequential, nn.ModuleList)
 
     def descend(name: str, module: nn.Module) -> None:
         children = dict(module.named_children())
-        listed = (nn.Sequential, nn.ModuleList)
-        if isinstance(module, listed) or any(isinstance(c, listed) for c in children.values()):
+        inner = islice(module.modules(), 1, None)
+        if isinstance(module, listed) or any(isinstance(part, listed) for part in inner):
             for child, part in children.items():
                 descend(f"{name}.{child}" if name else child, part)
         elif any(True for _ in module.parameters()):

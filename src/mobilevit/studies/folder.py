@@ -10,6 +10,9 @@
     README.md                  the same as tables
     accuracy.png               top-1 against parameters, multiply-adds and latency
     curves.png                 train and val over the epochs
+
+What a training reached stands in its ``recipe.yaml``, ``metrics.jsonl`` and ``run.json``: the
+checkpoints of trainings that are done may be deleted, and the rest goes on on any machine.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ class Trained:
         seed: its seed.
         rows: the metrics of its epochs, as in ``metrics.jsonl``.
         facts: where it ran, as in ``run.json``.
-        checkpoint: the network after its last epoch.
+        checkpoint: the network after its last epoch, if nobody deleted it.
     """
 
     seed: int
@@ -235,7 +238,7 @@ class StudyFolder:
 
 
 def finished_rows(run: RunFolder, recipe: Recipe) -> list[dict[str, Any]]:
-    """Return the metrics of a run's epochs if all of them are done and saved, else nothing.
+    """Return the metrics of a run's epochs if all of them are done, else nothing.
 
     Raises:
         UserError: when the run has another recipe.
@@ -252,8 +255,10 @@ def finished_rows(run: RunFolder, recipe: Recipe) -> list[dict[str, Any]]:
             "Choose another output, or the settings of that one."
         )
     rows, epochs = run.rows(), recipe.training.epochs
-    if [row["epoch"] for row in rows] != list(range(1, epochs + 1)) or not run.last.is_file():
+    if [row["epoch"] for row in rows] != list(range(1, epochs + 1)):
         return []
+    if not run.last.is_file():  # deleted, as the last epoch's row comes after earlier checkpoints
+        return rows
     with safe_open(run.last, framework="np") as file:
         progress = json.loads((file.metadata() or {}).get("progress", "{}"))
     return rows if progress.get("epoch") == epochs else []

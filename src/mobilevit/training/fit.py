@@ -89,7 +89,9 @@ def fit(
     frozen = freeze(raw, recipe.optimizer.freeze)
     average = averaged(raw, recipe.optimizer.ema_decay)
     evaluated: Network = average.module if recipe.optimizer.ema_decay else raw  # type: ignore[assignment]
-    optimizer = torch.optim.AdamW(parameter_groups(raw, recipe.optimizer), fused=True)
+    # a fused optimizer unscales the gradients of fp16 itself, too late for them to be clipped
+    fused = not (recipe.training.precision == "fp16" and recipe.optimizer.clip_norm)
+    optimizer = torch.optim.AdamW(parameter_groups(raw, recipe.optimizer), fused=fused)
     progress = Progress(data=data_hash(folders.train, folders.source), processes=fabric.world_size)
     if saved is not None:
         progress = _restored(saved, progress, raw, evaluated, optimizer, run)
@@ -312,8 +314,9 @@ def _restored(
         )
     if progress.data != fresh.data:
         raise UserError(
-            f"{run.last}: it was trained on other pictures than the folder has now. To start "
-            "anew from its weights use weights= (--weights) instead of resume."
+            f"{run.last}: it was trained on other pictures than the folder has now. To go on, "
+            "name the same data, with the same choice of check (--no-check); to start anew from "
+            "its weights use weights= (--weights) instead of resume."
         )
     evaluated.load_state_dict(saved.network.state_dict())
     restore_tensors(saved.training, raw, optimizer)

@@ -69,7 +69,7 @@ class RunFolder:
             unfinished.unlink()
         write_text(self.recipe, recipe.to_yaml())
         facts = {
-            "data": str(data.resolve()),
+            "data": str(data.absolute()),
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "python": platform.python_version(),
             "machine": platform.machine(),
@@ -118,8 +118,9 @@ def free_folder(output: str | Path | None, name: str) -> Path:
         return path
     path = Path(output)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        saved = RunFolder(path).last.is_file()
+        goes_on = f" An interrupted run goes on with resume={path} (--resume {path})."
         raise UserError(
-            f"{path}: it exists and is not empty. Choose another output; an interrupted run goes "
-            f"on with resume={path} (--resume {path})."
+            f"{path}: it exists and is not empty. Choose another output.{goes_on if saved else ''}"
         )
     return path

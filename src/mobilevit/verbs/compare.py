@@ -96,6 +96,7 @@ def compare(
     name = f"compare-{plan.name}-{found.source.resolve().name}"
     folder = StudyFolder(Path(output or Path("runs") / name), plan, task.primary)
     folder.begin(found)
+    write_report(folder, found)
     work = _Work(folder, task, found, held, console, progress)
     for group in dict.fromkeys(entry.group for entry in entries):
         members = [entry for entry in entries if entry.group == group]
@@ -194,13 +195,14 @@ class _Work:
                 )
         except Timeout as error:
             raise UserError(
-                f"{run.path}: another process trains it. Share the work with different only."
+                f"{run.path}: another process trains it. To share the work, give each process "
+                "other entries with only."
             ) from error
         write_report(self.folder, self.found)
 
 
 def _measure(work: _Work) -> None:
-    """Measure the networks of seed 0, the latency of all of them in one run."""
+    """Measure the networks of seed 0 that are there, the latency of all of them in one run."""
     from mobilevit.checkpoints import load_checkpoint
     from mobilevit.deployment.cost import count_parameters
     from mobilevit.deployment.runtimes import load_predictor
@@ -210,7 +212,14 @@ def _measure(work: _Work) -> None:
     from mobilevit.verbs.robustness import measure_robustness
 
     folder, found = work.folder, work.found
-    results = [r for r in folder.results() if r.trained and r.trained[0].seed == 0]
+    results = []
+    for result in folder.results():
+        if not result.trained or result.trained[0].seed != 0:
+            continue
+        if result.trained[0].checkpoint.is_file():
+            results.append(result)
+        elif not result.measures:
+            work.console.print(f"{result.entry.name}: not measured, its checkpoint is gone")
     if all("robustness" in result.measures for result in results):
         return
     checkpoints = [result.trained[0].checkpoint for result in results]

@@ -113,17 +113,19 @@ def evaluate(
             network was trained on this very folder; otherwise all of it is ``val``.
         batch_size: pictures run at a time.
         threads: threads that compute; by default as many as the runtime finds good.
-        output: a file to write the result to, as JSON.
+        output: a file to write the result to, as JSON; it must not be there yet.
         robustness: evaluate on corrupted and on resized pictures too, see ``robustness`` in
             ``verbs/robustness.py``; on 500 pictures at most.
 
     Raises:
-        UserError: when the model or the data cannot be used, or when the data have a class that
-            the network does not know. A picture that cannot be read is no error: it is among
-            ``unreadable``.
+        UserError: when the model or the data cannot be used, when the data have a class that the
+            network does not know, or when there is something at ``output``. A picture that cannot
+            be read is no error: it is among ``unreadable``.
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be 1 or more.")
+    if output is not None and Path(output).exists():
+        raise UserError(f"{output}: it exists. Choose another file for the result.")
     from mobilevit.deployment.runtimes import load_predictor
     from mobilevit.files import write_text
     from mobilevit.tasks import get_task

@@ -180,7 +180,7 @@ def export(
     from mobilevit.deployment.exporters import check, write
     from mobilevit.deployment.manifest import COMPARISON
     from mobilevit.deployment.runtimes.pytorch import TorchPredictor
-    from mobilevit.files import publishing, write_text
+    from mobilevit.files import make_folder, publishing, write_text
     from mobilevit.tasks import get_task
 
     if format_of(model):
@@ -203,7 +203,7 @@ def export(
 
     allowed = TOLERANCES[str(config.precision)] if tolerance is None else tolerance
     least = AGREEMENTS.get(str(config.precision), 0.0) if tolerance is None else 0.0
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with publishing(path) as beside:
         write(
             chosen,
@@ -308,6 +308,12 @@ def _target(
         raise UserError(f"{path}: the name of a file for {format.title} ends in {format.suffix}.")
     if path.exists() and not format.made(path):
         raise UserError(f"{path}: exists, and was not made by this package. Give another output.")
+    for beside in map(path.with_suffix, format.beside):
+        if beside.exists() and not path.exists():
+            raise UserError(
+                f"{beside}: exists, and is no part of an earlier export; {format.title} needs that "
+                "name too. Give another output."
+            )
     return path
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from mobilevit.errors import UserError, unknown
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -82,10 +84,11 @@ def models(pattern: str = "*", size: int = 256) -> Models:
         size: side of the input that the multiply-adds are counted at, in pixels.
 
     Raises:
-        UserError: when none matches, with the nearest name.
+        UserError: when none matches, with the nearest name, or for a size that is none.
     """
+    if size < 1:
+        raise UserError(f"size is {size}; it must be 1 or more.")
     from mobilevit.deployment.cost import count_multiply_adds, count_parameters
-    from mobilevit.errors import unknown
     from mobilevit.networks import create_model, list_models
     from mobilevit.weights import list_weights, network_of
 

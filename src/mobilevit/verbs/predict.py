@@ -232,7 +232,7 @@ def split_words(words: Sequence[str | Path]) -> tuple[str | Path | None, Sequenc
     """
     from mobilevit.weights import is_shipped
 
-    if not words:
+    if not words or "" in words:  # "" would be the folder one stands in
         raise UserError("predict needs pictures: files, folders or patterns like 'photos/*.jpg'.")
     first, *others = words
     if not _is_model(first):

@@ -197,6 +197,11 @@ def train_folders(
         )
         folders = checked(folders, cast(Scan, fabric.broadcast(scanned)), display.console)
     folders = task.trainable(folders)
+    if not folders.val:
+        raise UserError(
+            f"{folders.source}: none of the pictures to validate on can be used, and without any "
+            "no epoch is the best. Add some."
+        )
     if len(folders.train) < 2 * fabric.world_size:
         raise UserError(
             f"{folders.source}: {len(folders.train)} pictures to train on are too few; it takes "
@@ -265,6 +270,7 @@ def _fabric(recipe: Recipe, run: RunFolder) -> Fabric:
     world = int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     device = recipe.training.device
+    _check_device(device)
     fabric = Fabric(
         accelerator=_accelerator() if device == "auto" else device,
         devices=local,
@@ -281,6 +287,21 @@ def _accelerator() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu"
+
+
+def _check_device(device: str) -> None:
+    """Do nothing.
+
+    Raises:
+        UserError: when torch finds no such device.
+    """
+    import torch
+
+    here = {"cuda": torch.cuda.is_available, "mps": torch.mps.is_available}
+    if device in here and not here[device]():
+        raise UserError(
+            f"device is {device}, and torch finds none here. Take auto, which is {_accelerator()}."
+        )
 
 
 def _precision(precision: str, device: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilevit.data.box_sets import box_format
-from mobilevit.data.folders import VAL_NAMES, Folders, Sample, read_folders
+from mobilevit.data.folders import Folders, read_folders
 from mobilevit.data.mask_sets import mask_format
 from mobilevit.deployment.contract import Contract
 from mobilevit.errors import UserError
@@ -50,16 +49,7 @@ class Classification:
                 f"{data}: holds masks, not class folders. To name every pixel: mobilevit train "
                 f"{data} --recipe masks"
             )
-        if val_fraction is not None:
-            return read_folders(data, val_fraction)
-        folders = read_folders(data, 0.5)
-        if (
-            _top(folders, folders.val[0]) in VAL_NAMES
-            and _top(folders, folders.train[0]) == "train"
-        ):
-            return folders
-        whole = sorted((*folders.train, *folders.val), key=lambda s: (s.label, s.path))
-        return replace(folders, train=tuple(whole), val=())
+        return read_folders(data, val_fraction)
 
     def trainable(self, folders: Folders[int]) -> Folders[int]:
         """Return all of the folders: every picture has its class."""
@@ -141,8 +131,3 @@ class Classification:
             mistakes = sorted(mistakes, key=lambda mistake: -mistake.probability)[:MOSAIC]
         draw_confusion(folder / "confusion.png", metric.confusion.tolist(), names)
         draw_mistakes(folder / "mistakes.png", mistakes)
-
-
-def _top(folders: Folders[int], sample: Sample[int]) -> str:
-    """Return which folder right in the data set a picture lies in."""
-    return sample.path.relative_to(folders.source).parts[0].lower()
