@@ -24,7 +24,7 @@ def contract() -> Contract:
 def network() -> MobileViT:
     """XXS with random weights and, so that folding is not trivial, random batch statistics."""
     torch.manual_seed(0)
-    network = create_model("mobilevit_xxs", num_classes=len(NAMES)).eval()
+    network = create_model("mobilevit_xxs", num_classes=len(NAMES), layers=(1, 1, 1)).eval()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, std=0.1)

@@ -182,9 +182,11 @@ def test_what_was_measured_belongs_to_the_weights(
     assert [bool(result.measures) for result in again.results] == [True, False]
 
 
-def test_a_rate_that_diverges_is_not_chosen(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch_size", [8, 64], ids=["in training", "after its only step"])
+def test_a_rate_that_diverges_is_not_chosen(batch_size: int, data: Path, tmp_path: Path) -> None:
     entry = {"MobileNet": {"model": "timm:mobilenetv3_small_050"}}
-    told = {"settings": SETTINGS | {"size": 32, "sizes": []}, "rates": [1e-3, 1e30], "seeds": 1}
+    changed = {"size": 32, "sizes": [], "batch_size": batch_size}
+    told = {"settings": SETTINGS | changed, "rates": [1e-3, 1e30], "seeds": 1}
     study = Study.from_dict(told | {"entries": entry, "held_back": 0.4}, "wild.yaml")
     done = compare(data, study, output=tmp_path / "study", measure=False, progress=False)
     (result,) = done.results
