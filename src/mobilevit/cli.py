@@ -247,7 +247,8 @@ def _predict(
             that its line names.
         threshold: How sure an answer is at least, 0 to 1; none given: 0.3 for boxes, else 0.
         draw: New folder to write the pictures into with the answers drawn on them.
-        coco: File to write boxes to, in COCO's format of results.
+        coco: File to write boxes to, in COCO's format of results; image_id is the number that a
+            picture is named with, or its name.
         masks: New folder to write masks into, as PNGs of the numbers of the classes.
         tile: Segment pictures in overlapping tiles at their own size instead of shrinking them.
         batch_size: Pictures run at a time.

@@ -303,7 +303,8 @@ def test_crowds_and_boxes_without_outline_are_ignored_below_the_rest(tmp_path):
 @pytest.mark.parametrize(
     ("categories", "class_names", "class_ids"),
     [
-        ({0: "cat", 3: "dog"}, ("background", "cat", "dog"), ()),
+        ({0: "cat", 3: "dog"}, ("background", "cat", "dog"), (1, 0, 3)),
+        ({4: "cat", 5: "dog"}, ("background", "cat", "dog"), (0, 4, 5)),
         ({3: "dog", 7: "Background"}, ("dog", "Background"), (3, 7)),
         ({0: "animals", 1: "dog", 2: "animals"}, ("background", "dog", "animals"), ()),
     ],
@@ -312,6 +313,7 @@ def test_the_background_has_a_number_of_its_own(tmp_path, categories, class_name
     file = outlines(tmp_path, [(max(categories), [SQUARE])], categories)
     data = read_masks(file, None)
     assert (data.class_names, data.class_ids) == (class_names, class_ids)
+    assert checks(data).get("background-number") == ("info" if class_ids == (1, 0, 3) else None)
     background = [name.lower() for name in class_names].index("background")
     read = data.train[0].label.read()
     assert (read[25, 35], read[10, 10]) == (background, len(class_names) - 1)

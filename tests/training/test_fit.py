@@ -426,7 +426,7 @@ def test_training_goes_on_from_a_run_by_weights(finished: Run, tiny: Path, tmp_p
 
 
 def test_dilated_filters_learn_from_true_gradients_in_bf16() -> None:
-    from mobilevit.training.fit import exact_dilation
+    from mobilevit.training.fit import exact_depthwise
 
     torch.manual_seed(0)
     layer = torch.nn.Conv2d(64, 64, 3, padding=2, dilation=2, groups=64, bias=False)
@@ -434,7 +434,7 @@ def test_dilated_filters_learn_from_true_gradients_in_bf16() -> None:
     layer(x).backward(wanted)
     expected = layer.weight.grad.clone()
     layer.weight.grad = None
-    exact_dilation(layer.to(memory_format=torch.channels_last))
+    exact_depthwise(layer.to(memory_format=torch.channels_last))
     with torch.autocast("cpu", torch.bfloat16):
         out = layer(x.bfloat16().contiguous(memory_format=torch.channels_last))
         assert (
@@ -443,3 +443,36 @@ def test_dilated_filters_learn_from_true_gradients_in_bf16() -> None:
     out.backward(wanted.to(out.dtype).contiguous(memory_format=torch.channels_last))
     error = (layer.weight.grad - expected).abs().max() / expected.abs().max()
     assert float(error) < 0.02
+
+
+def test_filters_beyond_a_map_of_one_pixel_learn_nothing_in_bf16() -> None:
+    from mobilevit.training.fit import exact_depthwise
+
+    torch.manual_seed(0)
+    for attempt in range(20):
+        layer = torch.nn.Conv2d(128, 128, 3, stride=2, padding=1, groups=128, bias=False)
+        exact_depthwise(layer.to(memory_format=torch.channels_last))
+        x = torch.randn(2, 128, 1, 1).contiguous(memory_format=torch.channels_last)
+        del_me = torch.full((200_000,), float("nan") if attempt % 2 else 3e5)  # memory to be reused
+        del del_me
+        with torch.autocast("cpu", torch.bfloat16):
+            layer(x).float().square().sum().backward()
+        assert layer.weight.grad is not None
+        gradient = layer.weight.grad.clone()
+        assert gradient[:, :, 1, 1].abs().sum() > 0
+        gradient[:, :, 1, 1] = 0
+        assert not gradient.any()
+
+
+def test_weights_that_are_not_finite_end_the_run(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = torch.optim.AdamW.step
+
+    def spoil(self: torch.optim.AdamW, *a: Any, **k: Any) -> Any:
+        step(self, *a, **k)
+        self.param_groups[0]["params"][0].data[0] = torch.nan
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spoil)
+    with pytest.raises(UserError, match=r"the weight \S+ is not finite in epoch 1 \(step 1\)"):
+        fit_tiny(tiny, tmp_path / "run", save_steps=1)

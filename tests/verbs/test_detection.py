@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from inspect import signature
 from io import StringIO
@@ -166,6 +167,18 @@ def test_boxes_come_in_pixels_with_the_users_own_names_and_numbers(
                 same = ["brick", "pool"][true.label] == found.name
                 hits += same and np.abs(np.subtract(found.box, true[:4])).max() < 12
     assert hits >= 4  # of 16
+
+
+def test_two_pictures_of_one_image_id_are_refused(
+    artefact: Path, boxes: Path, tmp_path: Path
+) -> None:
+    source = next((boxes / "val").glob("*.*g"))
+    for name in ("a/1.jpg", "b/01.jpg"):
+        (tmp_path / name).parent.mkdir()
+        shutil.copy(source, tmp_path / name)
+    with pytest.raises(UserError, match=r"b/01\.jpg.*the image_id of .*a/1\.jpg, 1, which"):
+        predict(artefact, tmp_path, coco=tmp_path / "found.json")
+    assert not (tmp_path / "found.json").exists()
 
 
 def test_results_are_written_as_coco_has_them(artefact: Path, boxes: Path, tmp_path: Path) -> None:

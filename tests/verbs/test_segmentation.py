@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from inspect import signature
 from io import StringIO
@@ -303,9 +304,29 @@ def test_predicted_masks_are_read_as_labels(artefact: Path, masks: Path, tmp_pat
 
 def test_drawings_and_masks_need_a_folder_each(artefact: Path, masks: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(UserError, match="a folder each"):
-        predict(artefact, masks / "images" / "val", draw=out, masks=out)
+    for drawings, numbers in ((out, out), (out, out / "masks"), (out / "seen", out)):
+        with pytest.raises(UserError, match="a folder each"):
+            predict(artefact, masks / "images" / "val", draw=drawings, masks=numbers)
     assert not out.exists()
+
+
+def test_pictures_of_one_name_keep_their_folders(
+    artefact: Path, masks: Path, tmp_path: Path
+) -> None:
+    first, second, *_ = sorted((masks / "images" / "val").iterdir())
+    for place, source in (("a/x.png", first), ("b/x.png", second), ("c/x-2.png", first)):
+        (tmp_path / "in" / place).parent.mkdir(parents=True)
+        shutil.copy(source, tmp_path / "in" / place)
+    out, drawn = tmp_path / "out", tmp_path / "drawn"
+    found = predict(artefact, tmp_path / "in", masks=out, draw=drawn)
+    written = {path.relative_to(out).as_posix() for path in out.rglob("*.png")}
+    assert written == {"a/x.png", "b/x.png", "c/x-2.png"}
+    assert len(list(drawn.rglob("x*.png.png"))) == 3
+    predict(artefact, second, masks=tmp_path / "alone")
+    assert (tmp_path / "alone" / f"{second.stem}.png").read_bytes() == (
+        out / "b/x.png"
+    ).read_bytes()
+    assert len(found) == 3
 
 
 def test_an_export_is_compared_on_pictures_and_not_on_masks(

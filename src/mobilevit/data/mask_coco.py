@@ -6,6 +6,7 @@ import math
 import mmap
 import re
 from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ from mobilevit.data.raw_masks import PICTURE_WITHOUT_MASK, MaskSet, make_samples
 BACKGROUND = "background"
 """The class of all that is in no outline."""
 
+BACKGROUND_NUMBER = Kind(
+    *("info", "background-number"),
+    "sets with a category of the number 0, which background has elsewhere",
+    "Masks that are written here have that number.",
+)
 NO_OUTLINE = Kind(
     *("warning", "object-without-outline"),
     "objects without an outline of points",
@@ -69,7 +75,8 @@ def has_segments(path: Path) -> bool:
 def read_outlines(data: Path) -> MaskSet:
     """Read a JSON file of things with outlines, or those of a folder, see ``coco.read``.
 
-    The first class is ``BACKGROUND``, unless one of the categories is called that. Of things that
+    The first class is ``BACKGROUND``, with the first number that is free, unless one of the
+    categories is called that. Of things that
     lie over one another the smaller one counts. Crowds, and things that have no outline of points,
     are ignored in the box around them, except where other things lie.
 
@@ -84,7 +91,10 @@ def read_outlines(data: Path) -> MaskSet:
     else:
         first, background = 1, 0
         names = (BACKGROUND, *names)
-        ids = tuple(range(len(names))) if 0 in ids else (0, *ids)
+        number = next(n for n in count() if n not in ids)
+        ids = (number, *ids)
+        if number:
+            raw.problems.add(BACKGROUND_NUMBER, data, f"{number} stands for {BACKGROUND}")
     splits: dict[str, list[Sample[Mask]]] = {}
     for split, pictures in raw.splits.items():
         boxes = [box for picture in pictures for box in picture.boxes]

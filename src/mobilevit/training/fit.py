@@ -101,7 +101,7 @@ def fit(
     if recipe.training.compile:
         raw.compile(dynamic=False)
     if fabric.device.type == "cpu":
-        exact_dilation(raw)
+        exact_depthwise(raw)
     network, stepper = fabric.setup(raw, optimizer)
     sampler = MultiScaleSampler(
         len(folders.train),
@@ -196,14 +196,14 @@ def fit(
                 progress.samples += step.count
                 display.step(sums, rate, step)
                 if progress.updates % recipe.training.save_steps == 0:
-                    progress.sums = _finite(fabric, sums, progress)
+                    progress.sums = _finite(fabric, raw, sums, progress)
                     now = time.perf_counter()
                     progress.seconds, started = progress.seconds + now - started, now
                     if fabric.is_global_zero:
                         save_checkpoint(run.last, checkpoint({}, resumable=True))
             progress.seconds += time.perf_counter() - started
 
-            loss_sum, right_sum, seen = _finite(fabric, sums, progress)
+            loss_sum, right_sum, seen = _finite(fabric, raw, sums, progress)
             if fabric.world_size > 1:  # batch-norm's statistics are each process's own
                 for buffer in evaluated.buffers():
                     torch.distributed.broadcast(buffer, 0)
@@ -331,26 +331,36 @@ def attention_kernel(fabric: Fabric) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def exact_dilation(network: nn.Module) -> None:
-    """Compute dilated depth-wise convolutions in fp32 where the rest of a network is in bf16.
+def exact_depthwise(network: nn.Module) -> None:
+    """Compute some depth-wise convolutions in fp32 where the rest of a network is in bf16.
 
-    On a processor the gradients of their filters are noise in bf16 and channels-last, at maps of 32
-    x 32 and more (torch 2.14, oneDNN). At output stride 8 a MobileViT has such filters.
+    On a processor the gradients of their filters are wrong in bf16 and channels-last (torch 2.14,
+    oneDNN): noise where a filter is dilated, at maps of 32 x 32 and more, as a MobileViT at output
+    stride 8 has; memory that nobody wrote where a filter of stride 2 meets a map of one pixel, as
+    the last maps of a detector at 128 pixels and below.
     """
     before: list[bool] = []
 
-    def begin(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def begin(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         before.append(torch.is_autocast_enabled("cpu"))
-        torch.set_autocast_enabled("cpu", False)
-        return (inputs[0].float(),)
+        if _is_dilated(layer) or min(inputs[0].shape[2:]) == 1:
+            torch.set_autocast_enabled("cpu", False)
+            return (inputs[0].float(),)
+        return inputs
 
     def end(*_: Any) -> None:
         torch.set_autocast_enabled("cpu", before.pop())
 
     for layer in network.modules():
-        if isinstance(layer, nn.Conv2d) and layer.groups > 1 and max(layer.dilation) > 1:
+        if not isinstance(layer, nn.Conv2d) or layer.groups == 1:
+            continue
+        if _is_dilated(layer) or max(layer.stride) > 1:
             layer.register_forward_pre_hook(begin)
             layer.register_forward_hook(end)
+
+
+def _is_dilated(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d) and max(layer.dilation) > 1
 
 
 def graphs(recipe: Recipe, full: bool) -> AbstractContextManager[None]:
@@ -396,12 +406,19 @@ def _seed(seed: int, update: int, rank: int) -> int:
     return hash((seed, update, rank)) & (2**63 - 1)
 
 
-def _finite(fabric: Fabric, sums: Tensor, progress: Progress) -> list[float]:
-    """Return the epoch's sums over all processes as numbers, and refuse a loss that is none."""
+def _finite(fabric: Fabric, network: Network, sums: Tensor, progress: Progress) -> list[float]:
+    """Return the epoch's sums over all processes as numbers, if they and the weights are some.
+
+    Raises:
+        DivergedError: when one of them is not.
+    """
     sums = cast(Tensor, fabric.all_reduce(sums.clone(), reduce_op="sum"))
-    if not torch.isfinite(sums).all():
+    weights = ((f"the weight {name}", weight) for name, weight in network.named_parameters())
+    for what, numbers in (("the loss", sums), *weights):
+        if numbers.isfinite().all():
+            continue
         raise DivergedError(
-            f"the loss is not finite in epoch {progress.epoch + 1} (step {progress.updates}). "
+            f"{what} is not finite in epoch {progress.epoch + 1} (step {progress.updates}). "
             "Try a lower lr, clip_norm=1, or precision=fp32; the last saved state is kept."
         )
     values: list[float] = sums.tolist()

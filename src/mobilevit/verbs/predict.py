@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -94,12 +95,14 @@ def predict(
         threads: threads that compute; by default as many as the runtime finds good.
         batch_size: pictures run at a time; tiles come one by one.
         threshold: how sure an answer is at least, from 0 to 1; none: 0.3 for boxes, else 0.
-        draw: a folder to write the pictures into, as PNG, with the answers drawn on them; it must
-            be new or empty.
+        draw: a folder to write the pictures into, as PNG, with the answers drawn on them, in the
+            folders that the pictures lie in below the one that holds all; it must be new or empty.
         coco: a file to write the boxes to, as COCO has results of detection: JSON, each with
-            ``image_id``, ``category_id``, ``bbox`` and ``score``; it must not be there yet.
-        masks: a folder to write the mask of each picture into, as a PNG of the picture's name, with
-            the numbers of the classes at the picture's own size; it must be new or empty.
+            ``image_id`` (the number a picture is named with, or its name without the ending),
+            ``category_id``, ``bbox`` and ``score``; it must not be there yet.
+        masks: a folder to write the mask of each picture into, as a PNG of the picture's name, in
+            folders as with ``draw``, with the numbers of the classes at the picture's own size; it
+            must be new or empty.
         tile: segment pictures at their own size, in overlapping tiles of the network's size,
             instead of stretching them to it.
 
@@ -130,14 +133,19 @@ def predict(
             f"{predictor.path}: it finds no boxes, it is for {task.name}; COCO's "
             "format of results is for boxes. Leave coco= (--coco), and take the JSON (--json)."
         )
+    if coco is not None:
+        _check_image_ids(paths)
     for option, given in (("masks", masks is not None), ("tile", tile)):
         if given and task.name != "segmentation":
             raise UserError(
                 f"{predictor.path}: it makes no masks, it is for {task.name}. Leave {option}= "
                 f"(--{option})."
             )
-    if draw is not None and masks is not None and Path(draw).resolve() == Path(masks).resolve():
-        raise UserError(f"{masks}: drawings and masks need a folder each.")
+    if draw is not None and masks is not None:
+        one, other = Path(draw).resolve(), Path(masks).resolve()
+        if one == other or one in other.parents or other in one.parents:
+            raise UserError(f"{masks}: drawings and masks need a folder each, side by side.")
+    above = os.path.commonpath([path.absolute().parent for path in paths])
     items: list[Prediction] = []
     unreadable: dict[str, str] = {}
     started = time.perf_counter()
@@ -154,11 +162,11 @@ def predict(
             unreadable |= broken
             items += found
             for item in found:
-                name = Path(item.path).name
+                place = Path(os.path.relpath(item.path, above))
                 if drawings is not None:
-                    item.draw(read_picture(item.path)).save(_free(drawings, name))
+                    item.draw(read_picture(item.path)).save(_free(drawings / place))
                 if numbers is not None:
-                    path = _free(numbers, Path(name).stem)
+                    path = _free(numbers / place.with_suffix(""))
                     item.save_mask(path)  # type: ignore[attr-defined]
     seconds = time.perf_counter() - started
     predictions = Predictions(str(predictor.path), tuple(items), unreadable, seconds)
@@ -209,12 +217,32 @@ def _tiled(
         yield (Prediction.of(path, mask, predictor.contract, top),), {}
 
 
-def _free(folder: Path, name: str) -> Path:
-    """Return where a picture of this name goes; another of the same name gets a number."""
-    path, number = folder / f"{name}.png", 2
+def _free(place: Path) -> Path:
+    """Return the PNG that a picture goes to; another one of the same name gets a number."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    path, number = place.with_name(f"{place.name}.png"), 2
     while path.exists():
-        path, number = folder / f"{name}-{number}.png", number + 1
+        path, number = place.with_name(f"{place.name}-{number}.png"), number + 1
     return path
+
+
+def _check_image_ids(paths: Sequence[Path]) -> None:
+    """Do nothing.
+
+    Raises:
+        UserError: when two pictures would have the same ``image_id``.
+    """
+    from mobilevit.tasks.detection.predictions import image_id
+
+    known: dict[int | str, Path] = {}
+    for path in paths:
+        other = known.setdefault(image_id(path), path)
+        if other != path:
+            raise UserError(
+                f"{path}: in COCO's results it would have the image_id of {other}, "
+                f"{image_id(path)!r}, which comes from the file's name. Rename one of them, or "
+                "take the JSON (--json), which has the paths."
+            )
 
 
 def split_words(words: Sequence[str | Path]) -> tuple[str | Path | None, Sequence[str | Path]]:

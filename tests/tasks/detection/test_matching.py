@@ -145,6 +145,17 @@ def test_the_loss_is_torchvisions(anchors: Tensor) -> None:
     torch.testing.assert_close(found, sum(expected.values()), atol=1e-4, rtol=1e-5)
 
 
+def test_labels_are_smoothed_on_request() -> None:
+    logits, targets = torch.randn(1, 10, 4), torch.zeros(1, 10, 5)
+    targets[0, :3, 4] = torch.tensor([1.0, 2.0, 3.0])
+    offsets = torch.zeros(1, 10, 4)
+    lot = torch.nn.functional.cross_entropy(
+        logits[0], targets[0, :, 4].long(), reduction="none", label_smoothing=0.3
+    )
+    expected = (lot[:3].sum() + lot[3:].sum()) / 3  # 7 negatives are fewer than 9
+    torch.testing.assert_close(ssd_loss(logits, offsets, targets, 0.3), expected)
+
+
 def test_hard_negatives_are_three_for_each_positive_of_their_own_picture() -> None:
     logits = torch.zeros(2, 10, 2, requires_grad=True)
     with torch.no_grad():

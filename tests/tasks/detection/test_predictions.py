@@ -86,12 +86,40 @@ def test_boxes_of_equal_scores_may_change_places() -> None:
     swapped = ROWS[[1, 0, 2, 3]]
     before, after, _ = nearest_rows(ROWS[None].astype(float), swapped[None].astype(float), 0.05)
     np.testing.assert_allclose(before, after)
-    assert len(before) == 3
+    assert before.shape == (6, 5)  # three of each form, without the class
     moved = swapped.copy()
     moved[0, 2] -= 0.25
     before, after, same = nearest_rows(ROWS[None].astype(float), moved[None].astype(float), 0.05)
     assert np.abs(before - after).max() == pytest.approx(0.25)
     assert not same[0]
+
+
+@pytest.mark.parametrize("classes", [3, 80])
+def test_how_many_classes_there_are_does_not_change_what_is_the_same(classes: int) -> None:
+    before = np.zeros((1, 20, 6))
+    before[0, :4] = [(0.1 * i, 0.1, 0.1 * i + 0.2, 0.5, 0.9 - 0.1 * i, i % 3) for i in range(4)]
+    before[0, 3, 5] = classes - 1
+
+    def differs(**columns: float) -> float:
+        after = before.copy()
+        for name, value in columns.items():
+            if name == "extra":
+                after[0, 4] = (0.6, 0.6, 0.9, 0.9, value, classes - 1)
+            elif name == "score":
+                after[0, :4, 4] -= value
+            elif name == "shift":
+                after[0, :4, :4] += value
+            else:
+                after[0, 1, 5] = value
+        one, other, _ = nearest_rows(before, after, 0.05)
+        assert one.max() - one.min() <= 1
+        return float(np.abs(one - other).max())
+
+    assert differs() == 0
+    assert differs(shift=0.05) == pytest.approx(0.05)
+    assert differs(score=0.07) == pytest.approx(0.07)
+    assert differs(extra=0.5) >= 0.5
+    assert differs(renamed=classes - 1) >= 0.3
 
 
 def test_raw_outputs_are_compared_as_they_come() -> None:

@@ -18,7 +18,7 @@ from mobilevit.tasks.detection.training import DetectionTraining, DetectionTrans
 
 WIDE = (300, 120)
 BOX = Box(30, 20, 120, 80, 1)
-PLAIN = {"iou_crop": 0.0, "distort": 0.0, "flip": 0.0}
+PLAIN = {"iou_crop": 0.0, "distort": 0.0, "flip": 0.0, "label_smoothing": 0.0}
 
 
 @pytest.fixture

@@ -100,8 +100,8 @@ class Detection:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
         """Pair the boxes of two forms; of equal scores, rounding decides which one comes first.
 
-        Of ``"detections"`` each of the first form's boxes that scores 0.05 or more is put beside
-        the nearest of the second's; ``"candidates"`` have an order of their own.
+        Of ``"detections"`` each box of either form that scores 0.05 or more is put beside the
+        nearest of its class of the other; ``"candidates"`` have an order of their own.
         """
         if contract.output == "detections":
             return nearest_rows(before, after, COMPARED)

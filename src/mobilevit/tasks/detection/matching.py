@@ -40,7 +40,9 @@ def match(anchors: Tensor, corners: Tensor, labels: Tensor) -> Tensor:
     return target
 
 
-def ssd_loss(logits: Tensor, offsets: Tensor, targets: Tensor) -> Tensor:
+def ssd_loss(
+    logits: Tensor, offsets: Tensor, targets: Tensor, label_smoothing: float = 0.0
+) -> Tensor:
     """Return SSD's loss, in float32: of boxes and classes, for each positive anchor of the batch.
 
     The offsets of positive anchors are held to smooth-L1, and the classes to cross-entropy, those
@@ -51,13 +53,16 @@ def ssd_loss(logits: Tensor, offsets: Tensor, targets: Tensor) -> Tensor:
         logits: (B, A, K + 1), the background first.
         offsets: (B, A, 4).
         targets: (B, A, 5), of ``match``.
+        label_smoothing: share of each anchor's target that is spread over all classes.
     """
     classes = targets[..., 4].long()
     positive = classes > 0
     of_boxes = F.smooth_l1_loss(
         offsets.float()[positive], targets[..., :4][positive].float(), reduction="sum"
     )
-    of_classes = F.cross_entropy(logits.float().transpose(1, 2), classes, reduction="none")
+    of_classes = F.cross_entropy(
+        logits.float().transpose(1, 2), classes, reduction="none", label_smoothing=label_smoothing
+    )
     hardest = of_classes.masked_fill(positive, 0).sort(dim=1, descending=True).values
     places = torch.arange(hardest.shape[1], device=hardest.device)
     negative = places < NEGATIVES * positive.sum(1, keepdim=True)

@@ -19,6 +19,12 @@ BOX, SCORE, CLASS = slice(0, 4), 4, 5
 """What the six numbers of a detection are."""
 
 
+def image_id(path: str | Path) -> int | str:
+    """Return the number that a picture is named with, as COCO's are, or else its name."""
+    stem = Path(path).stem
+    return int(stem) if stem.isdecimal() else stem
+
+
 @dataclass(frozen=True)
 class FoundBox:
     """A box found on a picture.
@@ -59,14 +65,11 @@ class Prediction:
     def to_coco(self) -> list[dict[str, Any]]:
         """Return the boxes in COCO's format of results.
 
-        ``image_id`` is the number that the file is named with, as COCO's are, or else its name
-        without the ending; ``bbox`` is left, top, width, height in pixels.
+        ``bbox`` is left, top, width, height in pixels.
         """
-        stem = Path(self.path).stem
-        image_id = int(stem) if stem.isdecimal() else stem
         return [
             {
-                "image_id": image_id,
+                "image_id": image_id(self.path),
                 "category_id": found.class_id,
                 "bbox": [left, top, right - left, bottom - top],
                 "score": found.score,
@@ -150,23 +153,34 @@ def decode(
 def nearest_rows(
     before: NDArray[np.float64], after: NDArray[np.float64], threshold: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-    """Put each detection of a form beside the most similar one of another form.
+    """Put each detection of either form beside the most similar one of the same class of the other.
 
     Args:
         before: (N, D, 6) of the one.
         after: (N, D, 6) of the other.
-        threshold: smallest score of the detections of ``before`` that count; the best one of each
-            picture always does.
+        threshold: smallest score of the detections that are put beside others; the best one of
+            each picture always is.
 
     Returns:
-        (M, 6) of either, and for each of the N pictures whether the best detection has the same
-        class.
+        (M, 5) of either, corners and score, the score 0 where the form has nothing of that class;
+        and for each of the N pictures whether the best detection has the same class.
     """
     left, right = [], []
     for one, other in zip(before, after, strict=True):
-        kept = one[: max(1, int((one[:, SCORE] >= threshold).sum()))]
-        distance = np.abs(kept[:, None] - other[None]).max(axis=2)  # (kept, D)
-        left.append(kept)
-        right.append(other[distance.argmin(axis=1)])
+        kept, theirs = (
+            form[: max(1, int((form[:, SCORE] >= threshold).sum()))] for form in (one, other)
+        )
+        left += [kept[:, :CLASS], _nearest(theirs, one)]
+        right += [_nearest(kept, other), theirs[:, :CLASS]]
     same = before[:, 0, CLASS] == after[:, 0, CLASS]
     return np.concatenate(left), np.concatenate(right), same
+
+
+def _nearest(rows: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return for each row the nearest of its class, or the row itself with a score of 0."""
+    distance = np.abs(rows[:, None, :CLASS] - others[None, :, :CLASS]).max(axis=2)
+    distance[rows[:, None, CLASS] != others[None, :, CLASS]] = np.inf
+    lost = np.isinf(distance).all(axis=1)
+    nearest = np.where(lost[:, None], rows, others[distance.argmin(axis=1)])[:, :CLASS]
+    nearest[lost, SCORE] = 0.0
+    return nearest

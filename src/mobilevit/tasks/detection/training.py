@@ -110,6 +110,7 @@ class DetectionTraining:
     def __init__(self, recipe: Recipe, folders: Folders[Boxes], network: Any) -> None:
         self.class_names = folders.class_names
         self.transform = DetectionTransform(recipe)
+        self.smoothing = recipe.optimizer.label_smoothing
         sizes = {*recipe.train_sizes}
         self.anchors: dict[int, Tensor] = {s: network.anchors((s, s)) for s in sizes}
 
@@ -124,7 +125,7 @@ class DetectionTraining:
 
     def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
         """Return SSD's loss of a positive anchor, times the pictures in the batch."""
-        return ssd_loss(*outputs, targets) * len(targets)
+        return ssd_loss(*outputs, targets, self.smoothing) * len(targets)
 
     def score(self, outputs: Outputs, targets: Tensor) -> Tensor:
         """Return the share of the positive anchors given the right class, times the pictures."""
