@@ -51,6 +51,16 @@ def test_the_command_says_what_it_did(data, tmp_path, capsys):
     }
 
 
+@pytest.mark.parametrize("to", ["coco", "yolo"])
+def test_it_is_said_that_outlines_are_left_out(data, tmp_path, to):
+    file = data / "train.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["segmentation"] = [[1, 2, 11, 2, 11, 22]]
+    coco_file(file, content)
+    done = convert(data, tmp_path / "new", to=to)
+    assert "outlines" in [finding.check for finding in done.findings]
+
+
 def test_boxes_with_errors_are_not_converted(data, tmp_path):
     file = data / "train.json"
     content = json.loads(file.read_text())

@@ -6,8 +6,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobilevit.data.box_sets import FORMATS, read_boxes, splits_of, storable, write_boxes
+from mobilevit.data.box_sets import (
+    FORMATS,
+    box_format,
+    read_boxes,
+    splits_of,
+    storable,
+    write_boxes,
+)
 from mobilevit.data.findings import Finding
+from mobilevit.data.mask_coco import has_outlines
 from mobilevit.errors import UserError
 
 if TYPE_CHECKING:
@@ -140,6 +148,8 @@ def _convert_boxes(source: str | Path, target: Path, to: BoxFormat) -> BoxConver
         told = "".join(f"\n  {finding.check}: {finding.message}" for finding in errors)
         raise UserError(f"{source}: its boxes cannot be converted before this is mended.{told}")
     lost = write_boxes(folders, target, to)
+    if box_format(source) == "coco" and has_outlines(Path(source)):
+        lost += (Finding("info", "outlines", "boxes alone are converted, not the outlines."),)
     splits = splits_of(folders)
     return BoxConversion(
         path=target,
