@@ -169,6 +169,19 @@ def test_boxes_come_in_pixels_with_the_users_own_names_and_numbers(
     assert hits >= 4  # of 16
 
 
+def test_boxes_for_pictures_of_another_shape_are_not_measured(
+    artefact: Path, boxes: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(boxes, tmp_path / "data")
+    turned = next((tmp_path / "data" / "val").glob("*.*g"))
+    with Image.open(turned) as picture:
+        picture.transpose(Image.Transpose.ROTATE_90).save(turned)
+    with pytest.raises(UserError, match=r"1 picture .*for a picture of another shape.*doctor"):
+        evaluate(artefact, tmp_path / "data")
+    turned.write_bytes(b"broken")
+    assert list(evaluate(artefact, tmp_path / "data").unreadable) == [str(turned)]
+
+
 def test_two_pictures_of_one_image_id_are_refused(
     artefact: Path, boxes: Path, tmp_path: Path
 ) -> None:

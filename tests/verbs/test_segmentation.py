@@ -310,6 +310,18 @@ def test_drawings_and_masks_need_a_folder_each(artefact: Path, masks: Path, tmp_
     assert not out.exists()
 
 
+def test_masks_of_another_size_are_not_measured(
+    artefact: Path, masks: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(masks, tmp_path / "data")
+    for file in (tmp_path / "data" / "masks" / "val").iterdir():
+        with Image.open(file) as mask:
+            mask.transpose(Image.Transpose.ROTATE_90).save(file)
+    with pytest.raises(UserError, match="6 masks of another size than the picture"):
+        evaluate(artefact, tmp_path / "data")
+    assert evaluate(artefact, tmp_path / "data", split="train").metrics["samples"] == 24
+
+
 def test_pictures_of_one_name_keep_their_folders(
     artefact: Path, masks: Path, tmp_path: Path
 ) -> None:

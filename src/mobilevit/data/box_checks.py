@@ -54,7 +54,7 @@ def check_boxes(
     """
     yield from _check_counts(counts)
     yield from _check_sizes(entries, size)
-    yield from _check_shapes(entries)
+    yield from check_shapes(entries)
     crowded = [e for e in entries if e.split != "train" and is_crowded(e.sample.label)]
     if crowded:
         yield Finding(
@@ -104,7 +104,7 @@ def _check_sizes(entries: Sequence[Entry], size: int) -> Iterator[Finding]:
         )
 
 
-def _check_shapes(entries: Sequence[Entry]) -> Iterator[Finding]:
+def check_shapes(entries: Sequence[Entry]) -> Iterator[Finding]:
     """Compare the sizes that the labels state with those of the upright pictures."""
     turned, scaled, other = [], [], []
     for entry in entries:

@@ -51,7 +51,7 @@ def check_masks(entries: Sequence[Entry], tallies: Mapping[str, Tally]) -> Itera
         entries: the pictures.
         tallies: of all splits.
     """
-    yield from _check_sizes(entries)
+    yield from check_shapes(entries)
     yield from _check_numbers(entries)
     yield from _check_classes(tallies)
     empty = [e for e in entries if e.record.pixels and set(e.record.pixels.classes) == {IGNORED}]
@@ -65,7 +65,8 @@ def check_masks(entries: Sequence[Entry], tallies: Mapping[str, Tally]) -> Itera
         )
 
 
-def _check_sizes(entries: Sequence[Entry]) -> Iterator[Finding]:
+def check_shapes(entries: Sequence[Entry]) -> Iterator[Finding]:
+    """Compare the sizes of masks with those of the upright pictures."""
     turned, other = [], []
     for entry in entries:
         mask, record = entry.sample.label, entry.record

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mobilevit.data import box_checks, mask_checks
 from mobilevit.data.box_checks import box_sizes, check_boxes
 from mobilevit.data.boxes import Boxes
 from mobilevit.data.copies import check_copies
@@ -189,6 +190,23 @@ def scan(
         holders={split: tally.holders for split, tally in tallies.items()},
         ignored_pixels={split: tally.ignored for split, tally in tallies.items()},
     )
+
+
+def check_label_sizes(samples: Iterable[Sample[Any]]) -> Iterator[Finding]:
+    """Yield which boxes and masks are for pictures of another size; only headers are read."""
+    entries = []
+    for sample in samples:
+        try:
+            with Picture(sample.path) as picture:
+                size = (picture.width, picture.height)
+                record = Record("", *size, picture.mode, turned=picture.turned)
+        except PictureError:  # it is among the unreadable when its turn comes
+            continue
+        entries.append(Entry(sample, "", record))
+    boxes = [entry for entry in entries if isinstance(entry.sample.label, Boxes)]
+    yield from box_checks.check_shapes(boxes)
+    masks = [entry for entry in entries if isinstance(entry.sample.label, Mask)]
+    yield from mask_checks.check_shapes(masks)
 
 
 def drop_unreadable(folders: Folders[Any], scan: Scan) -> Folders[Any]:

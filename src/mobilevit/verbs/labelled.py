@@ -96,8 +96,10 @@ def find_labelled(predictor: Predictor, data: str | Path, split: str = "val") ->
             network was trained on this very folder; otherwise all of it is ``val``.
 
     Raises:
-        UserError: when the data cannot be used, or have a class that the network does not know.
+        UserError: when the data cannot be used, have boxes or masks for pictures of another size,
+            or have a class that the network does not know.
     """
+    from mobilevit.data.scan import check_label_sizes
     from mobilevit.tasks import get_task
 
     if split not in SPLITS:
@@ -108,6 +110,8 @@ def find_labelled(predictor: Predictor, data: str | Path, split: str = "val") ->
     )
     refuse(folders.source, (f for f in folders.findings if f.check not in _OF_TRAINING))
     samples, chosen = _choose(folders, split)
+    if contract.task != "classification":
+        refuse(folders.source, check_label_sizes(samples))
     labels = _match(folders, samples, contract.class_names, str(predictor.path))
     paths = tuple(sample.path for sample in samples)
     return Labelled(folders.source, chosen, paths, tuple(labels))
