@@ -76,9 +76,9 @@ def read_outlines(data: Path) -> MaskSet:
     """Read a JSON file of things with outlines, or those of a folder, see ``coco.read``.
 
     The first class is ``BACKGROUND``, with the first number that is free, unless one of the
-    categories is called that. Of things that
-    lie over one another the smaller one counts. Crowds, and things that have no outline of points,
-    are ignored in the box around them, except where other things lie.
+    categories is called that. Of things that lie over one another the smaller one counts. Crowds,
+    and things that have no outline of points, are ignored in the box around them, except where
+    other things lie.
 
     Raises:
         UserError: see ``coco.read``.

@@ -145,7 +145,7 @@ def predict(
         one, other = Path(draw).resolve(), Path(masks).resolve()
         if one == other or one in other.parents or other in one.parents:
             raise UserError(f"{masks}: drawings and masks need a folder each, side by side.")
-    above = os.path.commonpath([path.absolute().parent for path in paths])
+    above = os.path.commonpath([path.parent.resolve() for path in paths])
     items: list[Prediction] = []
     unreadable: dict[str, str] = {}
     started = time.perf_counter()
@@ -162,7 +162,8 @@ def predict(
             unreadable |= broken
             items += found
             for item in found:
-                place = Path(os.path.relpath(item.path, above))
+                folder = Path(item.path).parent.resolve().relative_to(above)
+                place = folder / Path(item.path).name
                 if drawings is not None:
                     item.draw(read_picture(item.path)).save(_free(drawings / place))
                 if numbers is not None:
