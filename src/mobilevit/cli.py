@@ -540,8 +540,7 @@ def _demo(*, output: Path | None = None, json: Json = False) -> int:
 
 def _show(result: Any, json: bool) -> int:
     if json:
-        text = json_.dumps(result.to_dict(), indent=2, ensure_ascii=False)
-        print(text.encode(errors="backslashreplace").decode())
+        print(json_.dumps(result.to_dict(), indent=2, ensure_ascii=False))
     else:
         from rich.console import Console
 
