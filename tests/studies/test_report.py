@@ -37,7 +37,7 @@ def result(name: str, values: list[float], paper: float | None = None, **more: A
         )
         for seed, value in enumerate(values)
     ]
-    given = {"tried": {}, "rate": 0.002, "measures": {}} | more
+    given = {"tried": {}, "rate": 0.002, "measures": {}, "diverged": ()} | more
     return Result(Entry(name, paper=paper), trained=tuple(trained), metric="top1", **given)
 
 
@@ -105,6 +105,11 @@ def test_a_difference_is_held_against_the_papers(here: float, paper: float, verd
     line = cells(told.tables()[PAPER], 1)
     assert line["the same way"] == verdict
     assert (line["paper %"], line["paper Δ"]) == ("77.0", "-1.4")
+
+
+def test_trainings_that_agree_exactly_are_more_than_one() -> None:
+    told = comparison(result("base", [0.6, 0.6], 78.4), result("less", [0.5, 0.5], 77.0))
+    assert cells(told.tables()[PAPER], 1)["the same way"] == "yes"
 
 
 def test_an_entry_without_a_number_of_the_paper_is_not_held_against_it() -> None:

@@ -76,6 +76,8 @@ def test_networks_are_compared_at_the_rate_of_a_recipe() -> None:
         ({"entries": {"x": {"seed": 1}}}, "the study has seeds"),
         ({"entries": {"x": 3}}, "x is 3"),
         ({"settings": 3}, "settings is 3"),
+        ({"settings": {"lr": 0.1}}, "lr is no setting here; the study has rates"),
+        ({"settings": {"seed": 1}}, "seed is no setting here"),
         ({"seeds": 0}, "seeds is 0"),
         ({"held_back": 1.5}, "held_back is 1.5"),
         ({"recipe": "digit"}, "unknown recipe 'digit'"),

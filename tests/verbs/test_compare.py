@@ -194,6 +194,31 @@ def test_a_rate_that_diverges_is_not_chosen(batch_size: int, data: Path, tmp_pat
     assert (result.rate, done.missing) == (1e-3, 0)
 
 
+def test_a_training_that_diverges_does_not_keep_the_others_from_theirs(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = {"size": 32, "sizes": [], "model": "timm:mobilenetv3_small_050"}
+    told = {"settings": SETTINGS | changed, "rates": [1e-3], "seeds": 2}
+    entries = {"wild $5_$": {"weight_decay": 1e30, "group": "$_$"}, "tame $6_$": {"group": "$_$"}}
+    study = Study.from_dict(told | {"entries": entries}, "wild.yaml")
+    asked: dict[str, Any] = {"output": tmp_path / "study", "measure": False, "progress": False}
+    done = compare(data, study, **asked)
+    wild, tame = done.results
+    assert (wild.trained, wild.diverged, len(tame.trained)) == ((), (0, 1), 2)
+    assert done.missing == 0
+    assert "DIVERGED: wild $5_$ with the seed 0, 1." in done.to_markdown()
+    monkeypatch.setattr("mobilevit.verbs.train.train_folders", None)  # nothing is tried again
+    assert compare(data, study, **asked).to_dict() == done.to_dict()
+
+
+def test_a_folder_that_is_no_study_is_left_alone(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(UserError, match="holds no study"):
+        compare(data, STUDY, output=tmp_path, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
 def test_a_training_that_another_process_works_on_is_left_alone(
     done: StudyReport, data: Path, tmp_path: Path
 ) -> None:
@@ -214,6 +239,9 @@ def test_a_training_that_another_process_works_on_is_left_alone(
         ({"recipe": "photos"}, "recipe is what models are trained with"),
         ({"lr": 0.1}, "lr differs from training to training"),
         ({"seed": 3}, "seed differs from training to training"),
+        ({"model": "mobilevit_s"}, "model is another in each entry of families"),
+        ({"models": "mobilevit_xxs", "model": "mobilevit_s"}, "exclude each other"),
+        ({"models": "mobilevit_xxs", "study": "ablations"}, "leave one of the two out"),
         ({"only": "7 M"}, "unknown entry or group '7 M'"),
     ],
 )

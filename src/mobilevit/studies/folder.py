@@ -75,6 +75,7 @@ class Result:
         tried: the value on the held-back part that each learning rate reached.
         rate: the learning rate chosen, or the only one; none as long as it is not known.
         trained: the trainings that are done.
+        diverged: seeds of those that ended without weights, which are not tried again.
         measures: cost, latency and robustness, empty as long as they are not measured.
         metric: the name of the value that counts.
     """
@@ -83,6 +84,7 @@ class Result:
     tried: Mapping[float, float]
     rate: float | None
     trained: tuple[Trained, ...]
+    diverged: tuple[int, ...]
     measures: Mapping[str, Any]
     metric: str
 
@@ -132,6 +134,7 @@ class Result:
             "train_minus_val": self.gap,
             "seconds": self.seconds,
             "seeds": [run.seed for run in self.trained],
+            "diverged": list(self.diverged),
             "runs": [dict(run.last) for run in self.trained],
             **self.measures,
         }
@@ -156,7 +159,8 @@ class StudyFolder:
         """Make the folder, and remember the pictures.
 
         Raises:
-            UserError: when the folder is about other pictures, or another part was held back.
+            UserError: when the folder is about other pictures, another part was held back, or it
+                holds what is no study.
         """
         make_folder(self.path)
         facts = {
@@ -166,7 +170,12 @@ class StudyFolder:
             "held back": self.study.held_back,
         }
         file = self.path / "pictures.json"
-        if file.is_file():
+        if not file.is_file():
+            if any(not entry.name.startswith(".") for entry in self.path.iterdir()):
+                raise UserError(
+                    f"{self.path}: it exists and holds no study. Choose another output."
+                )
+        else:
             theirs = json.loads(file.read_text(encoding="utf-8"))
             for what, value in facts.items():
                 if theirs.get(what) != value:
@@ -183,10 +192,6 @@ class StudyFolder:
     def final(self, entry: Entry, rate: float, seed: int) -> RunFolder:
         """Return the run folder of a training whose result counts."""
         return RunFolder(self.path / entry.slug / f"lr-{rate:g}-seed-{seed}")
-
-    def mark_diverged(self, entry: Entry, rate: float, reason: str) -> None:
-        """Remember that a learning rate is too high for an entry."""
-        write_text(self.tuning(entry, rate).path / DIVERGED, reason)
 
     def rate(self, entry: Entry) -> float | None:
         """Return the rate that reached most, of equals the lower; none while some are open."""
@@ -205,17 +210,20 @@ class StudyFolder:
         return known
 
     def _result(self, entry: Entry, measured: Mapping[str, Any]) -> Result:
-        tried, trained = self.tried(entry), []
+        tried, trained, diverged = self.tried(entry), [], []
         rate = self._best(tried)
         if rate is not None:
             for seed in range(self.study.seeds):
                 run = self.final(entry, rate, seed)
                 if rows := finished_rows(run, self.study.final(entry, rate, seed)):
                     trained.append(Trained(seed, tuple(rows), run.facts(), run.last))
+                elif has_diverged(run):
+                    diverged.append(seed)
         measures = measured.get(entry.slug, {})
         if not trained or measures.get("network") != trained[0].key:
             measures = {}
-        return Result(entry, tried, rate, tuple(trained), measures, self.metric)
+        ended = (tuple(trained), tuple(diverged))
+        return Result(entry, tried, rate, *ended, measures, self.metric)
 
     def _best(self, tried: Mapping[float, float]) -> float | None:
         rates = sorted(self.study.rates)
@@ -230,11 +238,21 @@ class StudyFolder:
         tried = {}
         for rate in self.study.rates:
             run = self.tuning(entry, rate)
-            if (run.path / DIVERGED).is_file():
-                tried[rate] = 0.0
-            elif rows := finished_rows(run, self.study.tuning(entry, rate)):
+            if rows := finished_rows(run, self.study.tuning(entry, rate)):
                 tried[rate] = rows[-1][f"val_{self.metric}"]
+            elif has_diverged(run):
+                tried[rate] = 0.0
         return tried
+
+
+def mark_diverged(run: RunFolder, reason: str) -> None:
+    """Remember that a training ended without weights."""
+    write_text(run.path / DIVERGED, reason)
+
+
+def has_diverged(run: RunFolder) -> bool:
+    """Tell whether a training ended without weights."""
+    return (run.path / DIVERGED).is_file()
 
 
 def finished_rows(run: RunFolder, recipe: Recipe) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 
 from mobilevit.files import replacing
 from mobilevit.studies.folder import Result
@@ -43,7 +44,8 @@ def draw_accuracy(path: Path, results: Sequence[Result]) -> None:
         _label(axes, label)
         axes.set_xlim(0, 1.05 * max(result.measures[cost] * scale for result in done))
     figure.axes[0].set_ylabel(f"{done[0].metric} on val, %")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper")
+    legend = figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper")
+    _as_they_are(legend)
     _save(figure, path)
 
 
@@ -72,14 +74,20 @@ def draw_curves(path: Path, results: Sequence[Result]) -> None:
             for other in others:
                 _draw_rows(axes, other.rows, f"val_{result.metric}", alpha=0.35, **look)
         _label(axes, "epoch")
-        axes.set_title(group)
-        axes.legend(fontsize=8)
+        axes.set_title(group, parse_math=False)
+        _as_they_are(axes.legend(fontsize=8))
     figure.axes[0].set_ylabel(f"{members[0].metric}, %: val, and train dotted")
     _save(figure, path)
 
 
 def _draw_rows(axes: Axes, rows: Sequence[Mapping[str, float]], value: str, **look: Any) -> None:
     axes.plot([row["epoch"] for row in rows], [row[value] * 100 for row in rows], **look)
+
+
+def _as_they_are(legend: Legend) -> None:
+    """Take names as they are, not as formulas between dollars."""
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def _label(axes: Axes, text: str) -> None:

@@ -47,7 +47,7 @@ class StudyReport:
     @property
     def missing(self) -> int:
         """Trainings whose result is to come."""
-        return sum(self.seeds - len(result.trained) for result in self.results)
+        return sum(self.seeds - len(r.trained) - len(r.diverged) for r in self.results)
 
     @property
     def heading(self) -> str:
@@ -69,6 +69,10 @@ class StudyReport:
         if self.missing:
             total = self.seeds * len(self.results)
             text += f" UNFINISHED: {self.missing} of {total} trainings are to come."
+        for result in self.results:
+            if result.diverged:
+                seeds = ", ".join(map(str, result.diverged))
+                text += f" DIVERGED: {result.entry.name} with the seed {seeds}."
         return text
 
     def to_dict(self) -> dict[str, Any]:
@@ -204,7 +208,7 @@ def _beside_the_paper(results: Sequence[Result], val: int) -> tuple[Row, list[Ro
                 noise = 2 * math.sqrt(2 * base.mean * (1 - base.mean) / val)
                 cells[2] = f"{here * 100:+.1f}"
                 agrees = "yes" if here * theirs > 0 else "no"
-                agrees += "" if result.spread and base.spread else ", by one training"
+                agrees += "" if None not in (result.spread, base.spread) else ", by one training"
                 cells[5] = "too close to tell" if abs(here) < noise else agrees
         rows.append(tuple(cells))
     return header, rows

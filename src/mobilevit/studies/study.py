@@ -121,8 +121,8 @@ class Study:
             UserError: for an unknown key, with the nearest right one, or a value of a wrong type.
         """
         told = dict(values)
-        settings = told.pop("settings", None) or {}
         try:
+            settings = checked_value(told.pop("settings", None) or {}, dict, "settings")
             recipe = load_recipe(checked_value(told.pop("recipe", DEFAULT_RECIPE), str, "recipe"))
             entries = tuple(
                 _entry(str(name), checked_value(entry or {}, dict, str(name)))
@@ -134,7 +134,10 @@ class Study:
                 if key not in known:
                     raise UserError(f"unknown key '{key}'.{nearest(str(key), known)}")
                 told[key] = checked_value(value, hints[key], key)
-            recipe = recipe.override(**checked_value(settings, dict, "settings"))
+            for key in settings:
+                if key == "seed" or (key == "lr" and "rates" in told):
+                    raise UserError(f"{key} is no setting here; the study has rates and seeds.")
+            recipe = recipe.override(**settings)
             told.setdefault("rates", (recipe.optimizer.lr,))
             return cls(Path(source).stem, entries, recipe, **told)
         except UserError as error:

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from mobilevit.errors import DivergedError, UserError
 from mobilevit.files import make_folder, write_text
-from mobilevit.studies.folder import StudyFolder, finished_rows
+from mobilevit.studies.folder import StudyFolder, finished_rows, has_diverged, mark_diverged
 from mobilevit.studies.report import StudyReport, write_report
 from mobilevit.studies.study import DEFAULT_STUDY, Entry, Study, load_study
 from mobilevit.training.recipe import DEFAULT_RECIPE, Recipe, load_recipe
@@ -122,6 +122,10 @@ def _plan(
         UserError: when the words do not go together.
     """
     if models:
+        if study != DEFAULT_STUDY:
+            raise UserError("models are compared instead of a study: leave one of the two out.")
+        if "model" in settings:
+            raise UserError("models and model exclude each other: name all networks in models.")
         base = recipe or DEFAULT_RECIPE
         base = base if isinstance(base, Recipe) else load_recipe(base)
         names = [models] if isinstance(models, str) else models
@@ -132,6 +136,9 @@ def _plan(
         if key in settings:
             raise UserError(f"{key} differs from training to training in a study: see {way_out}.")
     plan = study if isinstance(study, Study) else load_study(study)
+    for key in settings:
+        if all(key in entry.settings for entry in plan.entries):
+            raise UserError(f"{key} is another in each entry of {plan.name}: change it there.")
     return replace(plan, recipe=plan.recipe.override(**settings))
 
 
@@ -163,11 +170,7 @@ class _Work:
             if rate in tried:
                 continue
             run, recipe = self.folder.tuning(entry, rate), study.tuning(entry, rate)
-            try:
-                self._run(run, recipe, self.held, f"{entry.name}, lr {rate:g}")
-            except DivergedError as error:
-                self.console.print(f"{error}", markup=False)
-                self.folder.mark_diverged(entry, rate, str(error))
+            self._run(run, recipe, self.held, f"{entry.name}, lr {rate:g}")
 
     def train(self, entry: Entry, seed: int) -> None:
         rate = self.folder.rate(entry)
@@ -177,12 +180,14 @@ class _Work:
         self._run(self.folder.final(entry, rate, seed), recipe, self.found, title)
 
     def _run(self, run: RunFolder, recipe: Recipe, folders: Folders[Any], title: str) -> None:
+        from rich.markup import escape
+
         from mobilevit.checkpoints import load_checkpoint
         from mobilevit.verbs.train import train_folders
 
-        if finished_rows(run, recipe):
+        if finished_rows(run, recipe) or has_diverged(run):
             return
-        self.console.rule(title, align="left")
+        self.console.rule(escape(title), align="left")
         make_folder(run.path)
         try:
             with FileLock(run.path / ".lock", timeout=0):
@@ -198,11 +203,16 @@ class _Work:
                 f"{run.path}: another process trains it. To share the work, give each process "
                 "other entries with only."
             ) from error
+        except DivergedError as error:
+            self.console.print(f"{error}", markup=False)
+            mark_diverged(run, str(error))
         write_report(self.folder, self.found)
 
 
 def _measure(work: _Work) -> None:
     """Measure the networks of seed 0 that are there, the latency of all of them in one run."""
+    from rich.markup import escape
+
     from mobilevit.checkpoints import load_checkpoint
     from mobilevit.deployment.cost import count_parameters
     from mobilevit.deployment.runtimes import load_predictor
@@ -219,7 +229,8 @@ def _measure(work: _Work) -> None:
         if result.trained[0].checkpoint.is_file():
             results.append(result)
         elif not result.measures:
-            work.console.print(f"{result.entry.name}: not measured, its checkpoint is gone")
+            name = result.entry.name
+            work.console.print(f"{name}: not measured, its checkpoint is gone", markup=False)
     if all("robustness" in result.measures for result in results):
         return
     checkpoints = [result.trained[0].checkpoint for result in results]
@@ -246,7 +257,7 @@ def _measure(work: _Work) -> None:
     for result, checkpoint in zip(results, checkpoints, strict=True):
         measures = known[result.entry.slug]
         if "robustness" not in measures:
-            work.console.rule(f"robustness of {result.entry.name}", align="left")
+            work.console.rule(escape(f"robustness of {result.entry.name}"), align="left")
             tough = measure_robustness(load_predictor(checkpoint, threads=1), labelled)
             measures["robustness"] = tough.to_dict()
             write_text(folder.measures, json.dumps(known, indent=2))
