@@ -346,3 +346,17 @@ def test_as_a_program():
     done = subprocess.run([*command, "models", "x"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: unknown model 'x'")
+
+
+def test_json_is_json_in_any_encoding_of_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "bee😀"
+    folder.mkdir()
+    for encoding in ("cp1252", "utf-8"):
+        raw = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
+        assert main(["doctor", str(folder), "--json"]) == 1
+        sys.stdout.flush()
+        text = raw.getvalue().decode(encoding)
+        assert "bee😀" in json.dumps(json.loads(text), ensure_ascii=False)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mobilevit.errors import UserError
-from mobilevit.files import choose_weights, replacing, write_text
+from mobilevit.files import choose_weights, making, replacing, write_text
 
 
 def test_all_or_nothing(tmp_path):
@@ -19,6 +19,25 @@ def test_all_or_nothing(tmp_path):
         assert path.read_text() == "old"
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_made_whole_or_not_at_all(tmp_path):
+    empty = tmp_path / "mounted"  # where a disk is mounted, a folder cannot be replaced
+    empty.mkdir()
+    before = empty.stat().st_ino
+    for folder in (empty, tmp_path / "above" / "new"):
+        with pytest.raises(TypeError), making(folder) as made:
+            (made / "a").write_bytes("half")  # creates the file, then fails
+        assert not folder.exists() or not list(folder.iterdir())
+        with making(folder) as made:
+            (made / "sub").mkdir()
+            (made / "sub" / "a").write_text("whole")
+        assert [path.name for path in folder.iterdir()] == ["sub"]
+        assert (folder / "sub" / "a").read_text() == "whole"
+        with pytest.raises(UserError, match="not empty"), making(folder):
+            pass
+    assert empty.stat().st_ino == before
+    assert {path.name for path in tmp_path.iterdir()} == {"mounted", "above"}
 
 
 def test_a_name_in_another_encoding_is_escaped_as_json_has_it(tmp_path):

@@ -540,7 +540,8 @@ def _demo(*, output: Path | None = None, json: Json = False) -> int:
 
 def _show(result: Any, json: bool) -> int:
     if json:
-        print(json_.dumps(result.to_dict(), indent=2, ensure_ascii=False))
+        utf8 = (sys.stdout.encoding or "utf-8").lower() in ("utf-8", "utf8")
+        print(json_.dumps(result.to_dict(), indent=2, ensure_ascii=not utf8))
     else:
         from rich.console import Console
 

@@ -80,22 +80,28 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def making(folder: Path) -> Iterator[Path]:
-    """Give a new folder to write into, and rename it to ``folder`` when all went well.
+    """Give a new folder to write into, whose place is ``folder`` when all went well.
+
+    After an exception nothing is left of it.
 
     Raises:
         UserError: when there is something in ``folder`` already.
     """
     folder = folder.resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    there = folder.exists()
+    if there and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: it exists and is not empty. Choose another folder.")
     make_folder(folder.parent)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
-        made = Path(beside) / folder.name
+    place = folder if there else folder.parent
+    with tempfile.TemporaryDirectory(dir=place, prefix=f".{folder.name}.") as hidden:
+        made = Path(hidden) / folder.name
         made.mkdir()
         yield made
-        if folder.exists():
-            folder.rmdir()
-        made.rename(folder)
+        if there:  # and may be where a disk is mounted, which cannot be replaced
+            for entry in made.iterdir():
+                entry.rename(folder / entry.name)
+        else:
+            made.rename(folder)
 
 
 def choose_weights(files: Iterable[str]) -> str | None:

@@ -15,7 +15,9 @@ def _draw(folder: Path, count: int, flat: int = 0) -> list[Path]:
     random = np.random.default_rng(0)
     paths = []
     for i in range(count):
-        pixels = np.zeros((40, 60, 3)) if i < flat else random.integers(0, 256, (40, 60, 3))
+        pixels = (
+            np.full((40, 60, 3), (200, 30, 0)) if i < flat else random.integers(0, 256, (40, 60, 3))
+        )
         paths.append(folder / f"{i:03}.png")
         Image.fromarray(pixels.astype(np.uint8)).save(paths[-1])
     return paths
@@ -40,7 +42,11 @@ def test_too_few_are_refused(contract, tmp_path):
         load_calibration(paths, contract)
 
 
-def test_black_pictures_are_refused_and_named(contract, tmp_path):
+def test_pictures_of_one_colour_are_refused_and_named(contract, tmp_path):
     assert len(load_calibration(_draw(tmp_path, 20, flat=10), contract)) == 20
     with pytest.raises(UserError, match=r"11 of the 20 pictures.* of one colour, as .*000\.png"):
         load_calibration(_draw(tmp_path, 20, flat=11), contract)
+    paths = _draw(tmp_path, 30, flat=20)
+    paths[0].write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"19 of the 29 pictures.* of one colour, as .*001\.png"):
+        load_calibration(paths, contract)

@@ -263,7 +263,7 @@ def test_on_a_mac_core_ml_gets_the_picture(packages, contract, monkeypatch):
     x = pixels(contract.size)
     predictor = CoreMLPredictor(packages["fp16"])
     assert predictor.run(x).shape == (2, 7)
-    assert predictor.describe()["runs_as"] == "run by Core ML"
+    assert "runs_as" not in predictor.describe()  # so it is measured like any other
     height, width = contract.size
     assert [(picture.mode, picture.size) for picture in given] == [("RGB", (width, height))] * 2
     np.testing.assert_array_equal(np.asarray(given[1]).transpose(2, 0, 1), np.rint(x[1] * 255))

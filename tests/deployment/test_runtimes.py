@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from mobilevit.checkpoints import Checkpoint, architecture, save_checkpoint
+from mobilevit.deployment.manifest import ORIGIN
 from mobilevit.deployment.preprocess import load_batch
 from mobilevit.deployment.runtimes import load_predictor
 from mobilevit.deployment.runtimes.onnx import OnnxPredictor
@@ -110,6 +112,22 @@ def test_what_cannot_be_opened_is_named(run, exported, tmp_path):
     del model.metadata_props[:]
     onnx.save(model, foreign)
     refuses(foreign, "holds no contract.*mobilevit export")
+    kind, opset = onnx.TensorProto.FLOAT, [onnx.helper.make_opsetid("", 18)]
+    for inputs in ([], [onnx.helper.make_tensor_value_info("x", kind, [3])]):
+        constant = onnx.helper.make_node("Constant", [], ["y"], value_float=1.0)
+        given = onnx.helper.make_tensor_value_info("y", kind, [])
+        graph = onnx.helper.make_graph([constant], "other", inputs, [given])
+        onnx.save(onnx.helper.make_model(graph, ir_version=10, opset_imports=opset), foreign)
+        refuses(foreign, "holds no contract.*mobilevit export")
+
+
+def test_what_a_later_version_says_of_the_origin_is_left_out(exported, tmp_path):
+    model = onnx.load(exported)
+    for entry in model.metadata_props:
+        if entry.key == ORIGIN:
+            entry.value = json.dumps({**json.loads(entry.value), "later": 1})
+    onnx.save(model, tmp_path / "later.onnx")
+    assert load_predictor(tmp_path / "later.onnx").origin == load_predictor(exported).origin
 
 
 def test_find_model(run):

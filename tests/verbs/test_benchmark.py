@@ -6,6 +6,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from mobilevit.deployment.memory import measure_peak_memory
 from mobilevit.errors import UserError
 from mobilevit.verbs.benchmark import benchmark, open_model
 
@@ -56,7 +57,23 @@ def test_what_it_refuses(run, artefact):
         benchmark(["mobilevit_xx"])
     with pytest.raises(UserError, match="repeats is 0"):
         benchmark([run], repeats=0)
+    with pytest.raises(UserError, match="warmup is -2; it must be 0 or more"):
+        benchmark([run], repeats=3, warmup=-2)
+    with pytest.raises(UserError, match="size is 0"):
+        benchmark([run], size=0)
     with pytest.raises(UserError, match="threads is empty"):
         benchmark([run], threads=())
     with pytest.raises(UserError, match="unknown precision"):
         benchmark([run], precision="int4")
+
+
+def test_a_size_that_a_network_does_not_take_is_said():
+    pytest.importorskip("timm", reason="timm is not installed")
+    with pytest.raises(UserError, match="does not take 100 × 100 pixels"):
+        benchmark(["timm:deit_tiny_patch16_224"], size=100)
+
+
+def test_the_users_own_modules_are_not_run(artefact, tmp_path, monkeypatch):
+    (tmp_path / "numbers.py").write_text("raise SystemExit('mine')")
+    monkeypatch.chdir(tmp_path)
+    assert measure_peak_memory(str(artefact), (64, 64), 1, 1, "fp32") > 20e6

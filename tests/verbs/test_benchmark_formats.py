@@ -5,10 +5,12 @@ import shutil
 from io import StringIO
 from pathlib import Path
 
+import onnx
 import pytest
 from PIL import Image
 from rich.console import Console
 
+from mobilevit.deployment.manifest import CONTRACT
 from mobilevit.errors import UserError
 from mobilevit.verbs.benchmark_formats import benchmark_formats
 from mobilevit.verbs.evaluate import evaluate
@@ -59,5 +61,32 @@ def test_what_it_refuses(measured, tmp_path, make_run, photos):
         benchmark_formats(alone)
     other = make_run(tmp_path / "other", photos, ("disc", "square", "stripes", "x"), {})
     shutil.copy(measured / "best.onnx", other)
-    with pytest.raises(UserError, match="knows other classes"):
+    with pytest.raises(UserError, match="exported from another network"):
         benchmark_formats(other)
+    for numbers in ({"warmup": -1}, {"limit": 0}):
+        with pytest.raises(UserError, match=r"is -1; it must be 0|limit is 0"):
+            benchmark_formats(measured, **numbers)
+    with pytest.raises(UserError, match="Name a run folder of your own"):
+        benchmark_formats("imagenette")
+
+
+def test_a_file_that_cannot_be_opened_costs_its_line_alone(measured, photos, tmp_path):
+    folder = shutil.copytree(measured, tmp_path / "run")
+    shutil.copy(folder / "best.onnx", folder / "net $5_$^.onnx")  # no formula, a name
+    newer = onnx.load(folder / "best.onnx")
+    for entry in newer.metadata_props:
+        if entry.key == CONTRACT:
+            entry.value = json.dumps({**json.loads(entry.value), "version": 99})
+    onnx.save(newer, folder / "newer.onnx")
+    data = shutil.copytree(photos, tmp_path / "photos")
+    (data / "val" / "disc" / "broken.jpg").write_bytes(b"no picture")
+    table = benchmark_formats(folder, ["onnx"], data, (1,), None, repeats=1, warmup=0)
+    assert [row.model for row in table.rows[1:]] == ["best.onnx", "net $5_$^.onnx"]
+    assert list(table.refused) == ["newer.onnx"]
+    (broken,) = table.unreadable
+    assert Path(broken).name == "broken.jpg"
+    assert table.pictures == table.rows[0].metrics["samples"]
+    text = StringIO()
+    table.print(Console(file=text, width=300))
+    assert "newer.onnx: its contract has version 99" in text.getvalue()
+    assert "broken.jpg" in text.getvalue()

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from mobilevit.data.masks import MaskFile
+from mobilevit.deployment.contract import Contract
+from mobilevit.deployment.manifest import Origin
 from mobilevit.errors import UserError
-from mobilevit.verbs.labelled import Labelled
+from mobilevit.verbs.labelled import Labelled, find_labelled
 
 SIZES = {"ant": 40, "bee": 3, "cat": 20}
 PATHS = [Path("data", name, f"{i}.jpg") for name, count in SIZES.items() for i in range(count)]
@@ -65,3 +69,13 @@ def test_a_limit_takes_masks_by_their_pictures_names():
     assert len(chosen) == 17
     assert set(names(found.limited(9))) < set(names(chosen))
     assert [label.path.stem for label in chosen.labels] == [path.stem for path in chosen.paths]
+
+
+def test_a_name_that_means_two_classes_is_refused(tmp_path):
+    for name in ("bee", "crane"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")
+    contract = Contract("classification", ("bee", "crane", "cat", "crane"), (8, 8), None)
+    network = SimpleNamespace(contract=contract, origin=Origin(), path=Path("net.onnx"))
+    with pytest.raises(UserError, match=r"class 'crane', which net\.onnx knows several of"):
+        find_labelled(network, tmp_path, "all")

@@ -81,12 +81,13 @@ def test_the_first_word_is_a_model_unless_it_can_only_be_pictures(run, photos, m
     monkeypatch.chdir(photos.parent)
     Path("imagenette").mkdir(exist_ok=True)
     Image.new("RGB", (8, 8)).save("no-ending", "png")
+    Path("best.mlpackage").mkdir()
     pictures = (photos.name, "photos/*", "there/is-none.jpg", "./imagenette")
     for word in (*pictures, Path("imagenette")):
         assert split_words([word]) == (None, [word])
         assert split_words([word, "a.jpg"]) == (None, [word, "a.jpg"])
     models = (str(run), "x.onnx", "apple/mobilevit-small", "imagenette", "imagenette_xxs", "typo")
-    for word in (*models, run, run / "best.safetensors", "no-ending"):
+    for word in (*models, run, run / "best.safetensors", "no-ending", "best.mlpackage"):
         assert split_words([word, "a.jpg", "b"]) == (word, ["a.jpg", "b"])
         with pytest.raises(UserError, match=r"no pictures are named after it.*\[MODEL\] PICTURES"):
             split_words([word])

@@ -299,6 +299,22 @@ def node() -> str:
     return found
 
 
+def test_two_classes_of_one_name_agree_with_themselves() -> None:
+    source = (STARTERS / "web" / "contract.js").as_uri()
+    program = f"""
+    import {{ agrees }} from "{source}";
+    const answer = (...shares) => ({{
+      labels: shares.map((probability) => ({{ name: "crane", probability }})),
+    }});
+    const same = agrees(answer(0.6, 0.3), answer(0.6, 0.3), null);
+    const other = agrees(answer(0.6, 0.3), answer(0.7, 0.3), null);
+    console.log(same, other, agrees(answer(0.6), answer(0.6, 0.01), null));
+    """
+    command = [node(), "--input-type=module", "-e", program]
+    done = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
+    assert done.stdout.split() == ["true", "false", "true"]
+
+
 SIZES = ((173, 131), (37, 260), (64, 96), (300, 20), (5, 7), (96, 64))
 
 

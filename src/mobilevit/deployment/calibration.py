@@ -18,7 +18,7 @@ FEWEST = 16
 MOST = 128
 """Pictures beyond which the ranges hardly change."""
 FLATTEST = 0.02
-"""Standard deviation of a picture's values, of 1, below which it shows nothing."""
+"""Standard deviation of each channel of a picture, of 1, below which it shows nothing."""
 
 
 def load_calibration(paths: Sequence[Path], contract: Contract) -> NDArray[np.float32]:
@@ -36,20 +36,21 @@ def load_calibration(paths: Sequence[Path], contract: Contract) -> NDArray[np.fl
             as black ones do.
     """
     chosen = spread(paths, MOST)
+    read = list(batches(chosen, contract, 16))
     images = np.concatenate(
-        [np.zeros((0, 3, *contract.size), np.float32)]
-        + [batch.images for batch in batches(chosen, contract, 16)]
+        [np.zeros((0, 3, *contract.size), np.float32), *(batch.images for batch in read)]
     )
+    taken = [chosen[position] for batch in read for position in batch.positions]
     way_out = "Name a folder of pictures like those it will see with calibrate (--calibrate)."
     if len(images) < FEWEST:
         raise UserError(
             f"int8 is calibrated on pictures, at least {FEWEST}; {len(images)} of the "
             f"{len(chosen)} here can be read. {way_out}"
         )
-    flat = images.std(axis=(1, 2, 3)) < FLATTEST
+    flat = images.std(axis=(2, 3)).max(1) < FLATTEST
     if flat.mean() > 0.5:
         raise UserError(
             f"{flat.sum()} of the {len(images)} pictures to calibrate on are of one colour, as "
-            f"{chosen[int(np.argmax(flat))]} is: int8 would learn nothing from them. {way_out}"
+            f"{taken[int(np.argmax(flat))]} is: int8 would learn nothing from them. {way_out}"
         )
     return images

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +78,9 @@ class Manifest:
                 f"{path}: it holds no contract, so how to feed and read it is not known. Make it "
                 "from a checkpoint with: mobilevit export MODEL"
             )
+        origin = json.loads(entries.get(ORIGIN, "{}"))
         return cls(
             Contract.from_json(entries[CONTRACT], str(path)),
             json.loads(entries.get(NETWORK, "{}")),
-            Origin(**json.loads(entries.get(ORIGIN, "{}"))),
+            Origin(**{f.name: origin[f.name] for f in fields(Origin) if f.name in origin}),
         )

@@ -31,7 +31,9 @@ def measure_peak_memory(
         UserError: when that process fails.
     """
     numbers = [*map(str, (*size, batch_size, threads)), precision]
-    command = [sys.executable, "-m", "mobilevit.deployment.memory", model, *numbers]
+    # The folder one stands in, where Python would look for modules first, is the user's own.
+    program = "import sys; del sys.path[0]; from mobilevit.deployment.memory import main; main()"
+    command = [sys.executable, "-c", program, model, *numbers]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
@@ -59,16 +61,14 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _main(model: str, height: str, width: str, batch: str, threads: str, precision: str) -> None:
+def main() -> None:
+    """Be that process: load the model, run one batch, print the peak."""
     import numpy as np
 
     from mobilevit.verbs.benchmark import open_model
 
+    model, height, width, batch, threads, precision = sys.argv[1:]
     size = (int(height), int(width))
     predictor = open_model(model, size, int(threads), precision)
     predictor.run(np.zeros((int(batch), 3, *size), np.float32))
     print(peak_memory())
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])

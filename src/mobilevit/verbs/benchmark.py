@@ -140,10 +140,8 @@ def benchmark(
     from mobilevit.deployment.memory import measure_peak_memory
 
     models = [models] if isinstance(models, (str, Path)) else list(models)
-    numbers = {"size": (size or 1,), "threads": threads, "batch_sizes": batch_sizes}
-    for name, values in (numbers | {"repeats": (repeats,), "models": (len(models),)}).items():
-        if not values or min(values) < 1:
-            raise UserError(f"{name} is {min(values, default='empty')}; it must be 1 or more.")
+    check_numbers(size=(1 if size is None else size,), repeats=(repeats,), models=(len(models),))
+    check_numbers(threads=threads, batch_sizes=batch_sizes, warmup=(warmup,))
     square = (size, size) if size else None
     timings: list[Timing] = []
     described: dict[int, dict[str, Any]] = {}
@@ -194,7 +192,8 @@ def open_model(
     if path.exists() or path.suffix or len(path.parts) > 1 or is_shipped(str(model)):
         from mobilevit.checkpoints import load_pretrained
 
-        return TorchPredictor.from_pretrained(load_pretrained(model), threads, precision, size)
+        found = load_pretrained(model)
+        return TorchPredictor.from_pretrained(found, threads, precision, size).tried()
 
     from mobilevit.checkpoints.files import build
     from mobilevit.deployment.contract import Contract
@@ -212,7 +211,20 @@ def open_model(
     told = {"model": name, "num_classes": len(classes)}
     if name.startswith(PREFIX):
         told["img_size"] = max(size)
-    return TorchPredictor(build(told), contract, path, name, threads, precision)
+    return TorchPredictor(build(told), contract, path, name, threads, precision).tried()
+
+
+def check_numbers(**numbers: Sequence[int]) -> None:
+    """Do nothing.
+
+    Raises:
+        UserError: when one of them is below 1, or ``warmup`` below 0.
+    """
+    for name, values in numbers.items():
+        least = 0 if name == "warmup" else 1
+        if not values or min(values) < least:
+            given = min(values, default="empty")
+            raise UserError(f"{name} is {given}; it must be {least} or more.")
 
 
 def time_in_turn(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilevit.deployment.formats import FORMATS, format_of, get_format
 from mobilevit.errors import UserError, require
 from mobilevit.machine import describe_machine
-from mobilevit.verbs.benchmark import Timing, time_in_turn
+from mobilevit.verbs.benchmark import Timing, check_numbers, time_in_turn
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,6 +53,8 @@ class FormatTable:
         repeats: calls that each timing is made of.
         machine: processor and versions, in words.
         absent: formats that there is no artefact of, and how to make one.
+        refused: files that are left out, and why.
+        unreadable: pictures that cannot be read, and why.
         plot: the metric against the latency.
     """
 
@@ -61,6 +64,8 @@ class FormatTable:
     repeats: int
     machine: str
     absent: dict[str, str]
+    refused: dict[str, str]
+    unreadable: dict[str, str]
     plot: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,6 +77,8 @@ class FormatTable:
             "repeats": self.repeats,
             "machine": self.machine,
             "absent": self.absent,
+            "refused": self.refused,
+            "unreadable": self.unreadable,
         }
 
     def print(self, console: Console) -> None:
@@ -113,6 +120,10 @@ class FormatTable:
                 console.print(f"{row.model}: {row.description['runs_as']}", markup=False)
         for format, reason in self.absent.items():
             console.print(f"no {FORMATS[format].title}: {reason}", markup=False)
+        for reason in self.refused.values():
+            console.print(f"left out: {reason}", markup=False)
+        for path, reason in self.unreadable.items():
+            console.print(f"left out: {path}: {reason}", markup=False)
         if self.plot:
             console.print(f"{self.plot}", markup=False)
 
@@ -141,8 +152,8 @@ def benchmark_formats(
         warmup: calls before, which are not measured.
 
     Raises:
-        UserError: when there is no run, when nothing was exported from it, or when there are no
-            labelled pictures.
+        UserError: when there is no run, when nothing was exported from it that runs here, when
+            there are no labelled pictures, or when nothing can be written beside the checkpoint.
     """
     from mobilevit.deployment.memory import measure_peak_memory
     from mobilevit.deployment.runtimes import load_predictor
@@ -150,14 +161,17 @@ def benchmark_formats(
     from mobilevit.files import find_model, write_text
     from mobilevit.tasks import get_task
     from mobilevit.verbs.labelled import find_labelled, judge
+    from mobilevit.weights import is_shipped
 
-    numbers = {"threads": threads, "repeats": (repeats,), "limit": (limit or 1,)}
-    for name, values in numbers.items():
-        if not values or min(values) < 1:
-            raise UserError(f"{name} is {min(values, default='empty')}; it must be 1 or more.")
+    check_numbers(threads=threads, repeats=(repeats,), warmup=(warmup,))
+    check_numbers(limit=(1 if limit is None else limit,))
     require("matplotlib", "train")
     wanted = [get_format(name).name for name in formats] or list(FORMATS)
+    if is_shipped(str(run)):
+        raise UserError(f"{run}: nothing was exported beside it. Name a run folder of your own.")
     checkpoint = find_model(run)
+    if not os.access(checkpoint.parent, os.W_OK):
+        raise UserError(f"{checkpoint.parent}: the table cannot be written here.")
     files = _artefacts(checkpoint, wanted)
     if not files:
         raise UserError(
@@ -170,13 +184,24 @@ def benchmark_formats(
             f"{checkpoint}: it does not name the data it was trained on. Name labelled pictures "
             "with data=FOLDER (--data FOLDER)."
         )
-    models = [checkpoint, *files]
-    opened: list[Predictor] = [load_predictor(model, threads[0]) for model in models]
+    opened: list[Predictor] = [load_predictor(checkpoint, threads[0])]
+    refused: dict[str, str] = {}
+    for file in files:
+        try:
+            predictor = load_predictor(file, threads[0])
+            _check_network(predictor, opened[0])
+            opened.append(predictor)
+        except UserError as error:
+            refused[file.name] = str(error)
+    if len(opened) == 1:
+        raise UserError(" ".join(refused.values()))
+    models = [predictor.path for predictor in opened]
     labelled = find_labelled(opened[0], source).limited(limit)
-    metrics = []
+    metrics: list[dict[str, Any]] = []
+    unreadable: dict[str, str] = {}
     for predictor in opened:
-        _same_classes(predictor, opened[0])
-        metrics.append(judge(predictor, labelled, title=predictor.path.name)[0])
+        metric, unreadable = judge(predictor, labelled, title=predictor.path.name)
+        metrics.append(metric)
     described = [predictor.describe() for predictor in opened]
     timed = [i for i, known in enumerate(described) if not known.get("runs_as")]
     timings: list[Timing] = []
@@ -202,12 +227,14 @@ def benchmark_formats(
     table = FormatTable(
         rows=rows,
         primary=get_task(opened[0].contract.task).primary,
-        pictures=len(labelled),
+        pictures=len(labelled) - len(unreadable),
         repeats=repeats,
         machine=describe_machine(sorted({"mobilevit", "torch", *runtimes})),
         absent={
             name: f"mobilevit export {run} --format {name}" for name in wanted if name not in here
         },
+        refused=refused,
+        unreadable=unreadable,
         plot=checkpoint.with_name("formats.png"),
     )
     assert table.plot
@@ -227,11 +254,12 @@ def _artefacts(checkpoint: Path, formats: Sequence[str]) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def _same_classes(predictor: Predictor, checkpoint: Predictor) -> None:
-    if predictor.contract.class_names != checkpoint.contract.class_names:
+def _check_network(predictor: Predictor, checkpoint: Predictor) -> None:
+    ours, theirs = checkpoint.contract, predictor.contract
+    if replace(theirs, layout=ours.layout, output=ours.output) != ours:
         raise UserError(
-            f"{predictor.path}: knows other classes than {checkpoint.path}, so it was exported "
-            "from another network. Export it anew, or move it away."
+            f"{predictor.path}: its contract differs from that of {checkpoint.path}, so it was "
+            "exported from another network. Export it anew, or move it away."
         )
 
 
@@ -247,7 +275,8 @@ def _plot(table: FormatTable, path: Path) -> None:
     for row in timed:
         x, y = row.timings[0].median_ms, 100 * row.metrics[table.primary]
         axes.scatter([x], [y], 20 + 10 * (row.description["bytes"] or 0) / 1e6, alpha=0.6)
-        axes.annotate(row.model, (x, y), xytext=(6, 6), textcoords="offset points", fontsize=8)
+        place = axes.annotate(row.model, (x, y), xytext=(6, 6), textcoords="offset points")
+        place.set(fontsize=8, parse_math=False)
     count = timed[0].timings[0].threads
     axes.set_xlabel(f"ms for one picture, {count} thread{'s' * (count > 1)} (area: MB)")
     axes.set_ylabel(f"{table.primary} in %, {table.pictures:,} pictures")

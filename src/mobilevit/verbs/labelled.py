@@ -197,14 +197,16 @@ def _match(
     folders: Folders[Any], samples: Sequence[Sample[Any]], known: tuple[str, ...], model: str
 ) -> list[Any]:
     """Return the samples' labels with the indices of the classes that the network knows."""
-    exact = {name: index for index, name in enumerate(known)}
+    counts = Counter(known)  # ImageNet's "crane" is a bird, and another one lifts loads
+    exact = {name: index for index, name in enumerate(known) if counts[name] == 1}
     loose = _loose_names(known)
     indices = [exact.get(name, loose.get(_loosely(name), -1)) for name in folders.class_names]
     for label in sorted({label for sample in samples for label in classes_of(sample.label)}):
         if indices[label] < 0:
             name = folders.class_names[label]
             raise UserError(
-                f"{folders.source}: has a class '{name}', which {model} does not know."
+                f"{folders.source}: has a class '{name}', which {model} "
+                f"{'knows several of' if name in counts else 'does not know'}."
                 f"{nearest(name, known)} It knows: {_listed(known)}."
             )
     return [relabelled(sample.label, indices) for sample in samples]

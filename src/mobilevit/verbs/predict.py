@@ -113,7 +113,7 @@ def predict(
     from mobilevit.data.decoding import read_picture
     from mobilevit.data.folders import pictures as find_pictures
     from mobilevit.deployment.runtimes import load_predictor
-    from mobilevit.files import making, write_text
+    from mobilevit.files import make_folder, making, write_text
     from mobilevit.tasks import get_task
 
     for name, value in (("top", top), ("batch_size", batch_size)):
@@ -126,8 +126,10 @@ def predict(
     paths = find_pictures(pictures)
     predictor = _load_shipped(threads) if model is None else load_predictor(model, threads)
     task = get_task(predictor.contract.task)
-    if coco is not None and Path(coco).exists():
-        raise UserError(f"{coco}: it exists. Choose another file for the boxes.")
+    if coco is not None:
+        make_folder(Path(coco).parent)
+        if Path(coco).exists():
+            raise UserError(f"{coco}: it exists. Choose another file for the boxes.")
     if coco is not None and task.name != "detection":
         raise UserError(
             f"{predictor.path}: it finds no boxes, it is for {task.name}; COCO's "
@@ -280,13 +282,14 @@ def split_words(words: Sequence[str | Path]) -> tuple[str | Path | None, Sequenc
 
 def _is_model(word: str | Path) -> bool:
     from mobilevit.data.folders import is_picture
+    from mobilevit.deployment.formats import format_of
     from mobilevit.files import has_weights
     from mobilevit.weights import is_shipped
 
     path = Path(word)
     if is_picture(path):
         return False
-    if has_weights(path) or (isinstance(word, str) and is_shipped(word)):
+    if format_of(path) or has_weights(path) or (isinstance(word, str) and is_shipped(word)):
         return True
     return not path.is_dir() and not glob.has_magic(str(word))
 

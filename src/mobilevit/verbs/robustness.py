@@ -215,8 +215,6 @@ def _at_size(predictor: Predictor, side: int) -> Predictor:
     Raises:
         UserError: when it cannot be run at that size.
     """
-    import numpy as np
-
     from mobilevit.deployment.runtimes.pytorch import TorchPredictor
 
     contract = _resized(predictor.contract, side)
@@ -225,12 +223,7 @@ def _at_size(predictor: Predictor, side: int) -> Predictor:
     if not isinstance(predictor, TorchPredictor):
         height, width = predictor.contract.size
         raise UserError(f"{predictor.path} takes {height} × {width} pixels only")
-    try:
-        other = predictor.with_contract(contract)
-        other.run(np.zeros((1, 3, *contract.size), np.float32))
-    except (AssertionError, RuntimeError, ValueError) as error:  # as its layers have it
-        raise UserError(f"the network does not take it ({error})") from error
-    return other
+    return predictor.with_contract(contract).tried()
 
 
 def _resized(contract: Contract, side: int) -> Contract:

@@ -36,7 +36,7 @@ class Sensitivity:
 
     Attributes:
         model: as it was given.
-        pictures: that the losses are of.
+        pictures: that the losses are of; those that cannot be read are not among them.
         everything: all blocks in int8.
         alone: each block alone in int8, the worst first.
         kept: everything in int8 but so many of the worst blocks.
@@ -97,7 +97,7 @@ def sensitivity(
     from mobilevit.checkpoints import load_pretrained
     from mobilevit.deployment.calibration import load_calibration
     from mobilevit.deployment.capture import prepare
-    from mobilevit.deployment.comparison import compare
+    from mobilevit.deployment.comparison import Comparison, compare
     from mobilevit.deployment.formats import format_of
     from mobilevit.deployment.runtimes.pytorch import TorchPredictor
     from mobilevit.deployment.sensitivity import SimulatedInt8, find_blocks
@@ -127,16 +127,22 @@ def sensitivity(
 
     rounded = Rounded(found.checkpoint.network, contract, reference.path)
 
-    def lose(chosen: list[str]) -> Loss:
+    def beside(chosen: list[str]) -> Comparison:
         rounded.chosen = {name: blocks[name] for name in chosen}
-        compared = compare(reference, rounded, pictures)
-        return Loss(float("inf") if compared.sqnr is None else compared.sqnr, compared.agreement)
+        return compare(reference, rounded, pictures)
+
+    def loss(found: Comparison) -> Loss:
+        return Loss(float("inf") if found.sqnr is None else found.sqnr, found.agreement)
+
+    def lose(chosen: list[str]) -> Loss:
+        return loss(beside(chosen))
 
     rounded.chosen = blocks
-    rounded.run(load_calibration(learnt, contract))
+    for picture in load_calibration(learnt, contract):  # one by one: together they take gigabytes
+        rounded.run(picture[None])
     mode.stage = "round"
-    everything = lose(list(blocks))
+    whole = beside(list(blocks))
     alone = dict(sorted(((b, lose([b])) for b in blocks), key=lambda item: item[1].sqnr))
     order = list(alone)
     kept = {n: lose(order[n:]) for n in KEPT if n < len(order)}
-    return Sensitivity(str(model), len(pictures), everything, alone, kept)
+    return Sensitivity(str(model), whole.pictures, loss(whole), alone, kept)

@@ -58,7 +58,7 @@ class CoreMLPredictor(Artefact):
         return self._model.infer(np.rint(images[0].transpose(1, 2, 0) * 255).astype(np.uint8))
 
     def describe(self) -> dict[str, Any]:
-        """Return what is known of it, see ``Predictor``; and who runs it here, ``runs_as``."""
+        """Return what is known of it, see ``Predictor``; and ``runs_as``, off a Mac."""
         return super().describe() | self._model.describe()
 
 
@@ -77,7 +77,7 @@ class _Native:
         return np.asarray(output, np.float32)
 
     def describe(self) -> dict[str, Any]:
-        return {"runs_as": "run by Core ML"}
+        return {}
 
 
 class _Interpreted:

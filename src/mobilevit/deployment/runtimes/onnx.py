@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilevit.deployment.manifest import Manifest
 from mobilevit.deployment.runtimes.artefact import Artefact, check_threads
 from mobilevit.errors import UserError, require
 
@@ -40,11 +41,13 @@ class OnnxPredictor(Artefact):
                 f"{path}: ONNX Runtime cannot load it, it is damaged or no ONNX file. "
                 f"({str(error).strip()})"
             ) from error
+        entries = self.session.get_modelmeta().custom_metadata_map
+        Manifest.read(entries, Path(path))  # before the input, which in others' files may be any
         self._input = self.session.get_inputs()[0]
         batch, _, *size = self._input.shape
         super().__init__(
             Path(path),
-            self.session.get_modelmeta().custom_metadata_map,
+            entries,
             size=tuple(size),
             batch=batch if isinstance(batch, int) else None,
         )

@@ -197,4 +197,4 @@ def predict(model: Path, path: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(predict(Path(sys.argv[1]), Path(sys.argv[2])), ensure_ascii=False, indent=2))
+    print(json.dumps(predict(Path(sys.argv[1]), Path(sys.argv[2])), indent=2))
