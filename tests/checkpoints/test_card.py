@@ -13,6 +13,7 @@ from PIL import Image
 
 from mobilevit.checkpoints import Checkpoint, architecture
 from mobilevit.checkpoints.card import model_card
+from mobilevit.checkpoints.files import build
 from mobilevit.checkpoints.hub import save_pretrained
 from mobilevit.deployment.contract import Contract
 from mobilevit.networks import create_model
@@ -112,3 +113,12 @@ def test_the_example_runs_in_the_saved_folder(tmp_path: Path) -> None:
 
 def test_the_example_names_the_repository() -> None:
     assert 'in predict("me/net", ["photo.jpg"]):' in model_card(make(), "me/net")
+
+
+def test_a_network_of_another_library_is_said_to_be_so() -> None:
+    pytest.importorskip("timm", reason="timm is not installed")
+    told = {"model": "timm:mobilenetv3_small_050", "num_classes": 2}
+    card = model_card(Checkpoint(build(told), make().contract, told), "net")
+    assert "A timm network (`timm:mobilenetv3_small_050`)" in card
+    assert 'pip install "mobilevit[hub,timm]"' in card
+    assert "A [MobileViT](" in model_card(make(), "net")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -288,3 +288,33 @@ def test_a_whole_network_of_torchvision_stands_in_for_one_head(
     for wrong in ({}, {"head": {"type": other, "num_classes": 4}}):
         with pytest.raises(UserError, match=f"{name} is trained with --head {head}"):
             build({"model": name, **wrong})
+
+
+def test_a_path_may_be_a_string_and_its_folder_new(tmp_path: Path) -> None:
+    save_checkpoint(f"{tmp_path}/new/net.safetensors", make())
+    assert load_checkpoint(tmp_path / "new" / "net.safetensors").contract == make().contract
+    with pytest.raises(UserError, match="it is a folder"):
+        save_checkpoint(tmp_path, make())
+
+
+def test_a_number_newer_than_the_file_has_its_default(tmp_path: Path) -> None:
+    ours = make()
+    told = {key: value for key, value in ours.architecture.items() if key != "skip"}
+    save_checkpoint(tmp_path / "old.safetensors", replace(ours, architecture=told))
+    assert load_checkpoint(tmp_path / "old.safetensors").architecture["skip"] is True
+
+
+def test_widths_of_ones_own_for_a_network_of_timms_come_back(tmp_path: Path) -> None:
+    pytest.importorskip("timm", reason="timm is not installed")
+    told = {"model": "timm:convnext_atto", "num_classes": 3}
+    told |= {"dims": [16, 32, 64, 256], "depths": [1, 1, 1, 1]}
+    ours = Checkpoint(build(told), make().contract, told)
+    save_checkpoint(tmp_path / "net.safetensors", ours)
+    theirs = load_checkpoint(tmp_path / "net.safetensors").network.state_dict()
+    assert all(torch.equal(v, theirs[k]) for k, v in ours.network.state_dict().items())
+    save_checkpoint(
+        tmp_path / "deep.safetensors",
+        replace(ours, architecture={**told, "depths": [1, 1, 1, 9999]}),
+    )
+    with pytest.raises(UserError, match="do not fit its description"):
+        load_checkpoint(tmp_path / "deep.safetensors")

@@ -115,15 +115,19 @@ def test_what_no_weight_tells_is_as_the_authors_trained(
 ) -> None:
     ours = deeplab(name, stride, aspp_width=width, aspp_rates=rates)
     tensors = {"seg_head.aux_head.block.conv.weight": torch.zeros(2)}
-    if (stride, width) == (8, 512):
-        with pytest.raises(UserError, match="output_stride"):  # a file of theirs would not say so
-            save_for(ours, tmp_path / "w.pt", "cvnets")
-        ours.architecture["output_stride"] = 16
+    save_for(ours, tmp_path / "w.pt", "cvnets")
     save_for_unchecked(ours, tmp_path / "x.pt", tensors)
     found = load_pretrained(tmp_path / "x.pt")
     assert found.checkpoint.architecture["output_stride"] == stride
     assert found.checkpoint.architecture["head"]["aspp_rates"] == rates
     assert found.report.transfer.ignored == tuple(tensors)
+
+
+def test_a_head_that_means_another_stride_is_refused(tmp_path: Path) -> None:
+    ours = deeplab("mobilevit_xxs", 16, aspp_width=512, aspp_rates=(6, 12, 18))
+    with pytest.raises(UserError, match=r"its output_stride, .*cannot be described"):
+        save_for(ours, tmp_path / "w.pt", "cvnets")  # a file of theirs would not say so
+    assert not list(tmp_path.iterdir())
 
 
 def save_for_unchecked(checkpoint: Checkpoint, path: Path, more: dict[str, torch.Tensor]) -> None:

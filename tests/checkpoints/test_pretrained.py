@@ -310,6 +310,44 @@ def test_a_kernel_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert any("bilinearly" in note for note in found.report.notes)
 
 
+@pytest.mark.parametrize(
+    ("library", "file", "change"),
+    [
+        ("transformers", "config.json", {"hidden_act": "gelu"}),
+        ("transformers", "config.json", {"layer_norm_eps": 0.01}),
+        ("transformers", "preprocessor_config.json", {"do_rescale": False}),
+        ("timm", "config.json", {"global_pool": "max"}),
+    ],
+    ids=str,
+)
+def test_a_network_that_computes_something_else_is_refused(
+    library: str, file: str, change: dict[str, object], tmp_path: Path
+) -> None:
+    path = SAVERS[library](tmp_path / "saved", "mobilevit_xxs").folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    (key,) = change
+    with pytest.raises(UserError, match=rf"{key} is .* in its {file}, and .* here"):
+        load_pretrained(tmp_path / "saved")
+
+
+def test_pictures_that_transformers_stretches_are_stretched(tmp_path: Path) -> None:
+    folder = transformers_saved(tmp_path / "saved", "mobilevit_xxs").folder
+    transformers = pytest.importorskip("transformers")
+    side = {"height": 64, "width": 64}
+    processor = transformers.MobileViTImageProcessor(size=side, crop_size=side, resample=2)
+    processor.save_pretrained(folder)
+    contract = load_pretrained(folder).checkpoint.contract
+    assert (contract.size, contract.resize) == ((64, 64), None)
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 240, 3)).astype(np.uint8)
+    picture = Image.fromarray(pixels)
+    theirs = processor(picture, return_tensors="np", do_flip_channel_order=False)["pixel_values"]
+    assert np.abs(theirs[0] - preprocess(picture, contract)).mean() < 0.002
+    processor.crop_size = {"height": 32, "width": 32}
+    processor.save_pretrained(folder)
+    with pytest.raises(UserError, match=r"stretches pictures to .* and then cuts out"):
+        load_pretrained(folder)
+
+
 class TestCreateModel:
     def test_the_classifier_comes_along(self, tmp_path: Path) -> None:
         path = xxs_file(tmp_path)

@@ -162,6 +162,13 @@ def test_a_training_checkpoint_of_timm_is_read(tmp_path: Path, average: bool) ->
     assert ("averaged" in raw.unwrapped) == average
 
 
+@pytest.mark.parametrize("ema", [{"decay": 0.999, "updates": 9}, {"module": AVERAGE, "updates": 9}])
+def test_an_average_counts_if_it_holds_weights(ema: dict[str, object], tmp_path: Path) -> None:
+    content = {"model": dict(STATE), "ema": ema}
+    raw = read_tensors(written(tmp_path, "a.pt", pickled(content)))
+    assert same(raw.tensors, AVERAGE if "module" in ema else STATE)
+
+
 def test_prefixes_of_wrapped_modules_are_removed(tmp_path: Path) -> None:
     compiled = nn.ModuleDict({"_orig_mod": network()})  # what torch.compile makes of names
     average = torch.optim.swa_utils.AveragedModel(compiled)

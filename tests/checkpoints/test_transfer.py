@@ -168,3 +168,10 @@ def test_torchvisions_segmenter_goes_on_from_its_own_weights(new_head: bool) -> 
     assert parts(done.new) == ({"head"} if new_head else set())
     assert parts(done.loaded) == ({"backbone"} if new_head else {"backbone", "head"})
     assert not done.ignored
+
+
+def test_weights_of_a_time_without_counts_are_whole(tensors: dict[str, Tensor]) -> None:
+    old = {name: value for name, value in tensors.items() if "num_batches" not in name}
+    done = transfer(old, create_model("mobilevit_xxs", num_classes=4), "x")
+    assert set(done.loaded) == set(old)
+    assert not done.new

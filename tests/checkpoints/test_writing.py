@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torchvision.transforms.functional import to_tensor
 
 import cvnets
@@ -217,3 +217,63 @@ def test_the_config_of_transformers_is_its_own(tmp_path: Path) -> None:
         save_for(checkpoint(name), tmp_path / name, "transformers")
         written = json.loads((tmp_path / name / "config.json").read_text())
         assert written.keys() <= theirs.to_dict().keys() | {"architectures", "torch_dtype"}
+
+
+@pytest.mark.parametrize("library", LIBRARIES[1:])
+@pytest.mark.parametrize("name", ["imagenette_xxs", "imagenette_s"])
+def test_what_comes_with_the_package_can_be_written(
+    name: str, library: str, tmp_path: Path
+) -> None:
+    ours = load_pretrained(name).checkpoint
+    save_for(ours, tmp_path / "saved", library)
+    assert same(ours, load_pretrained(tmp_path / "saved").checkpoint)
+
+
+@torch.no_grad()
+def test_a_stride_of_16_comes_and_goes_with_transformers(tmp_path: Path) -> None:
+    ours = checkpoint(output_stride=16)
+    save_for(ours, tmp_path / "saved", "transformers")
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "saved").eval()
+    logits = theirs(PICTURES.flip(1)).logits
+    torch.testing.assert_close(logits, ours.network(PICTURES), atol=1e-4, rtol=0)
+    again = load_pretrained(tmp_path / "saved").checkpoint.network
+    torch.testing.assert_close(again(PICTURES), ours.network(PICTURES), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_whoever_may_read_the_users_files_may_read_these(library: str, tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("x")
+    save_for(checkpoint(), tmp_path / "w.safetensors", library)
+    save_for(checkpoint(), tmp_path / "folder", library)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.stat().st_mode for path in files} == {(tmp_path / "plain").stat().st_mode}
+
+
+def test_what_lies_beside_a_bare_file_says_nothing_of_it(tmp_path: Path) -> None:
+    config = {"architecture": "other", "pretrained_cfg": {"mean": [0.5] * 3}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_for(checkpoint(), tmp_path / "w.safetensors", "timm")
+    assert (tmp_path / "w.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt"])
+def test_a_full_disk_is_said_in_a_sentence(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise SafetensorError("File too large") if name == "w.safetensors" else RuntimeError("full")
+
+    monkeypatch.setattr("mobilevit.checkpoints.files.save_file", full)
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match="cannot be written"):
+        save_for(checkpoint(), tmp_path / name, "cvnets")
+    assert not list(tmp_path.iterdir())
+
+
+def test_class_names_that_a_library_takes_for_none_are_refused(tmp_path: Path) -> None:
+    ours = checkpoint()
+    names = ("LABEL_0", "LABEL_1", "LABEL_2")
+    ours = replace(ours, contract=replace(ours.contract, class_names=names))
+    with pytest.raises(UserError, match="the contract's class_names cannot be described"):
+        save_for(ours, tmp_path / "saved", "transformers")

@@ -94,7 +94,9 @@ def test_feature_extractor_gives_the_networks_own_maps(name: str) -> None:
     assert len(extractor.stages) == 4  # the fifth is not computed
     assert torch.equal(maps[0], all_maps[3])
     assert torch.equal(maps[1], all_maps[1])
-    assert [info["reduction"] for info in extractor.feature_info] == [16, 4]
+    info = extractor.feature_info
+    assert (info.reduction(), info.module_name()) == ([16, 4], ["stages.3", "stages.1"])
+    assert info.channels() == [y.shape[1] for y in extractor(torch.rand(1, 3, 64, 64))]
 
 
 @pytest.mark.parametrize("indices", [(), (5,), (-1,)])
@@ -158,3 +160,11 @@ def test_uneven_sides_are_resized_bilinearly_in_the_graph(name: str, resizes: in
     program = torch.export.export(network, (torch.rand(1, 3, 72, 64),))  # 9 x 8 at stride 8
     found = [n for n in program.graph.nodes if "upsample_bilinear2d" in str(n.target)]
     assert len(found) == resizes
+
+
+def test_the_average_is_the_only_pooling() -> None:
+    network = create_model("mobilevit_xxs", num_classes=3)
+    network.reset_classifier(4, "avg")
+    assert network.num_classes == 4
+    with pytest.raises(ValueError, match="global_pool is 'avg' here, not 'max'"):
+        network.reset_classifier(4, "max")

@@ -77,3 +77,9 @@ def test_feature_maps_too(name: str) -> None:
 def test_other_precisions_are_refused(network: Backbone) -> None:
     with pytest.raises(ValueError, match="fp32, bf16, not 'int8'"):
         optimize(network, "int8")
+
+
+def test_what_it_made_can_be_made_another(network: Backbone) -> None:
+    x = torch.rand(2, 3, 64, 64)
+    twice = optimize(optimize(network), "bf16")
+    assert torch.equal(twice(x), optimize(network, "bf16")(x))

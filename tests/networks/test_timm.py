@@ -162,6 +162,11 @@ def test_a_detector_stands_on_timms_features_and_folds_their_norms() -> None:
         torch.testing.assert_close(mine, wanted, atol=1e-4 * wanted.abs().max().item(), rtol=0)
 
 
+def test_a_number_of_the_wrong_length_is_refused() -> None:
+    with pytest.raises(UserError, match=r"timm:convnext_atto: .*dims"):
+        TimmNetwork("convnext_atto", 3, dims=[16, 32])
+
+
 def test_features_are_made_again_from_their_numbers() -> None:
     network = TimmFeatures("resnet10t", stem_width=16)
     again = TimmFeatures("resnet10t", **network.numbers)

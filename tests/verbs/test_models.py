@@ -51,6 +51,12 @@ def test_weights_that_come_with_the_package_are_listed():
     assert "imagenette_xxs" in line
 
 
+def test_a_size_that_no_picture_has_is_refused():
+    for size in (0, 10**10):
+        with pytest.raises(UserError, match=f"size is {size}; it must be from 1 to 16384"):
+            models(size=size)
+
+
 def test_a_pattern_that_matches_nothing_is_answered_with_the_nearest():
     with pytest.raises(UserError, match="Did you mean 'mobilevitv2_100'"):
         models("mobilevitv2-100")

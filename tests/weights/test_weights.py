@@ -159,3 +159,7 @@ class TestShip:
         with pytest.raises(UserError, match="it began with weights of apple/mobilevit-small"):
             ship(tmp_path / "tuned.safetensors", photos, "imagenette_xxs", tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["tuned.safetensors"]
+        (tmp_path / "imagenette_xxs.safetensors").write_text("the one of before")
+        with pytest.raises(UserError):
+            ship(XXS, tmp_path / "nowhere", "imagenette_xxs", tmp_path)
+        assert (tmp_path / "imagenette_xxs.safetensors").read_text() == "the one of before"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mobilevit.checkpoints.files import Checkpoint, family
+from mobilevit.checkpoints.files import Checkpoint
 from mobilevit.deployment.contract import Contract
 from mobilevit.deployment.cost import count_parameters
 from mobilevit.training.recipe import OF_TASK
@@ -69,7 +69,7 @@ code below does it.
 ## Use
 
 ```python
-# pip install "mobilevit[hub]"
+# pip install "mobilevit[{extras}]"
 from mobilevit import predict
 
 for answer in predict("{source}", ["photo.jpg"]):
@@ -95,10 +95,12 @@ def model_card(checkpoint: Checkpoint, name: str) -> str:
     contract = checkpoint.contract
     model = checkpoint.architecture["model"]
     height, width = contract.size
+    owner, _, _ = model.partition(":")
     return _CARD.format(
         name=_plain(name),
         model=model,
-        paper=PAPERS.get(family(checkpoint.architecture), "MobileViT"),
+        paper=PAPERS.get(owner.partition("_")[0], owner),
+        extras="hub,timm" if owner == "timm" else "hub",
         parameters=count_parameters(checkpoint.network),
         task=contract.task,
         pipeline=PIPELINES.get(contract.task, f"image-{contract.task}"),

@@ -34,6 +34,14 @@ _USUAL: dict[str, tuple[tuple[int, int], int | None]] = {
 }
 """Task, and sizes in pixels that the authors evaluate at, by what stands on the backbone."""
 _OUTPUTS = {"ssdlite": "detections", "deeplabv3": "pixel_logits"}
+_AS_HERE: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("silu", "swish"),
+    "layer_norm_eps": (1e-5,),
+    "do_rescale": (True,),
+    "rescale_factor": (1 / 255,),
+    "global_pool": ("avg",),
+}
+"""Settings of transformers and timm that the weights do not tell, and what they are here."""
 _KERNELS = {2: "bilinear", 3: "bicubic"}
 """Kernels by Pillow's numbers."""
 
@@ -223,15 +231,22 @@ def _transformers(
     configs: Mapping[str, Any], source: str
 ) -> tuple[tuple[int, int], int | None, str, Sequence[str] | None]:
     processor = configs.get(PROCESSOR, {})
+    _check_settings(configs.get(CONFIG, {}), CONFIG, source)
+    _check_settings(processor, PROCESSOR, source)
     if processor.get("do_normalize"):
         raise _normalised(source, processor.get("image_mean"), processor.get("image_std"))
     crop, short = processor.get("crop_size", 256), processor.get("size", 288)
     size = (crop["height"], crop["width"]) if isinstance(crop, dict) else (crop, crop)
-    whole = isinstance(short, dict) and "height" in short
-    if whole and not processor.get("do_center_crop", True):
-        size = (short["height"], short["width"])
+    if isinstance(short, dict) and "height" in short:
+        whole = (short["height"], short["width"])
+        if processor.get("do_center_crop", True) and whole != tuple(size):
+            raise UserError(
+                f"{source}: its {PROCESSOR} stretches pictures to {whole} and then cuts out "
+                f"{tuple(size)}, which no contract here says. Without that file its weights load."
+            )
+        size = whole
     elif isinstance(short, dict):
-        short = short.get("shortest_edge") or min(short["height"], short["width"])
+        short = short["shortest_edge"]
     labels = configs.get(CONFIG, {}).get("id2label")
     if labels is not None:
         labels = [labels[str(i)] for i in range(len(labels))]
@@ -244,6 +259,7 @@ def _timm(
     config: Mapping[str, Any], source: str
 ) -> tuple[tuple[int, int], int | None, str, Sequence[str] | None]:
     settings = config.get("pretrained_cfg", config)
+    _check_settings(config, CONFIG, source)
     mean, deviation = settings.get("mean", (0, 0, 0)), settings.get("std", (1, 1, 1))
     if any(mean) or any(value != 1 for value in deviation):
         raise _normalised(source, mean, deviation)
@@ -257,6 +273,19 @@ def _timm(
     if isinstance(labels, Mapping):
         labels = [labels[str(i)] for i in range(len(labels))]
     return (height, width), short, settings.get("interpolation", "bilinear"), labels
+
+
+def _check_settings(config: Mapping[str, Any], name: str, source: str) -> None:
+    """Refuse a network, or pictures, other than those here.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    for key, usual in _AS_HERE.items():
+        if config.get(key, usual[0]) not in usual:
+            raise UserError(
+                f"{source}: {key} is {config[key]!r} in its {name}, and {usual[0]!r} here."
+            )
 
 
 def _normalised(source: str, mean: Any, deviation: Any) -> UserError:

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from mobilevit.checkpoints.reading import check_tensors, read_safetensors
 from mobilevit.deployment.contract import Contract
 from mobilevit.errors import UserError
-from mobilevit.files import find_model, replacing
+from mobilevit.files import BEST, find_model, make_folder, replacing
 from mobilevit.networks import (
+    VARIANTS,
     Backbone,
     DeepLabV3,
     DeepLabV3Config,
@@ -150,11 +151,11 @@ def outputs(told: Mapping[str, Any]) -> int:
     return int(told["head"]["num_classes"]) - int(background)
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint, half: bool = False) -> None:
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint, half: bool = False) -> None:
     """Write a checkpoint whole or not at all: beside its place, then renamed.
 
     Args:
-        path: the file.
+        path: the file; its folder is made where there is none.
         checkpoint: what to write.
         half: round the weights to float16, which makes the file half as large. The statistics of
             batch-norm stay as they are, for they have the range of the data. ``load_checkpoint``
@@ -163,6 +164,10 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, half: bool = False) -> N
     Raises:
         UserError: when a weight is too large for float16, or the file cannot be written.
     """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: it is a folder. Name a file: {path / BEST}")
+    make_folder(path.parent)
     tensors = {k: v.contiguous() for k, v in checkpoint.network.state_dict().items()}
     if half:
         for name, weight in checkpoint.network.named_parameters():
@@ -179,13 +184,22 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, half: bool = False) -> N
         "provenance": json.dumps(checkpoint.provenance),
     }
     with replacing(path) as beside:
-        beside.touch()
-        mode = beside.stat().st_mode
-        try:
-            save_file(tensors, beside, header)
-        except SafetensorError as error:
-            raise UserError(f"{path}: it cannot be written ({error}).") from error
-        beside.chmod(mode)  # safetensors lets nobody but the owner read
+        write_safetensors(beside, tensors, header)
+
+
+def write_safetensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    """Write a file of tensors that whoever may read the user's other files can read.
+
+    Raises:
+        UserError: when it cannot be written.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    try:
+        save_file(tensors, path, header)
+    except SafetensorError as error:
+        raise UserError(f"{path}: it cannot be written ({error}).") from error
+    path.chmod(mode)  # safetensors lets nobody but the owner read
 
 
 def _halved(weight: Tensor, what: str) -> Tensor:
@@ -231,7 +245,9 @@ def load_checkpoint(path: str | Path, training: bool = False) -> Checkpoint:
         )
         if not all(isinstance(told, dict) for told in (recipe, metrics, progress, provenance)):
             raise TypeError("its header is no set of descriptions")
-        _check_depth(made_from, len(tensors))
+        if made_from["model"] in VARIANTS:  # a number that is newer than the file has its default
+            made_from = {**asdict(VARIANTS[made_from["model"]]), **made_from}
+        _check_depth(made_from, tensors)
         with torch.device("meta"):  # whatever sizes it claims, they take no memory until they fit
             network = build(made_from)
         weights = {k: v for k, v in tensors.items() if not k.startswith(TRAINING)}
@@ -267,13 +283,15 @@ def load_checkpoint(path: str | Path, training: bool = False) -> Checkpoint:
     )
 
 
-def _check_depth(told: Mapping[str, Any], tensors: int) -> None:
-    """Refuse what would take long to make and cannot be what a file of so many tensors holds."""
+def _check_depth(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse what would take long to make and cannot be what a file of these tensors holds."""
     timm = told["model"].startswith(PREFIX)
+    widths = {side for tensor in tensors.values() for side in tensor.shape} if timm else set()
     for key, values in told.items():
         counted = key not in _WIDTHS if timm else key in ("layers", "patch_sizes")
         for value in values if isinstance(values, list) else [values]:
-            if counted and isinstance(value, (int, float)) and not 0 <= value <= tensors:
+            number = counted and isinstance(value, (int, float)) and value not in widths
+            if number and not 0 <= value <= len(tensors):
                 raise ValueError(f"{key} {values}")
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from mobilevit.errors import UserError
 
 AVERAGED = ("ema_state_dict", "state_dict_ema", "model_ema", "ema")
-WRAPPERS = (*AVERAGED, "model_state_dict", "state_dict", "model")
+WRAPPERS = (*AVERAGED, "model_state_dict", "state_dict", "model", "module")
 PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 AGAIN = "Download or copy it again."
@@ -209,7 +209,7 @@ def _unwrap(path: Path, content: object) -> tuple[dict[str, Tensor], str]:
     said = []
     entries = content if isinstance(content, Mapping) else {}
     for _ in range(3):  # a hostile file may hold itself
-        inner = {k: v for k, v in entries.items() if isinstance(v, Mapping) and v}
+        inner = {k: v for k, v in entries.items() if isinstance(v, Mapping) and _holds_weights(v)}
         key = next((key for key in WRAPPERS if key in inner), None)
         if key is None:
             break
@@ -234,6 +234,14 @@ def _unwrap(path: Path, content: object) -> tuple[dict[str, Tensor], str]:
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
             said.append(f"names without '{prefix}'")
     return tensors, "; ".join(said)
+
+
+def _holds_weights(entries: Mapping[object, object]) -> bool:
+    """Tell a state dict, or what is wrapped around one, from settings."""
+    return any(
+        isinstance(value, Tensor) or (key in WRAPPERS and isinstance(value, Mapping))
+        for key, value in entries.items()
+    )
 
 
 def _listed(names: Iterable[object]) -> str:

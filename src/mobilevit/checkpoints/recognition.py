@@ -136,6 +136,7 @@ def _backbone_numbers(known: Recognised, config: Mapping[str, Any]) -> dict[str,
         if "final.conv.weight" in shape:
             found["head_width"] = shape["final.conv.weight"][0]
         found["heads"] = int(config.get("num_attention_heads", 4))
+    found["output_stride"] = int(config.get("output_stride", 32))
     patch = config.get("patch_size", 2)
     side = int(patch[0] if isinstance(patch, list) else patch)
     if side < 1:

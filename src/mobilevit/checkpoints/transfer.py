@@ -12,6 +12,7 @@ from mobilevit.errors import UserError
 from mobilevit.networks import DeepLabV3, SSDLite, TimmNetwork
 
 STEM = "stem.conv.weight"
+_COUNT = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,9 @@ def match(
         theirs = tensors.get(name)
         free = name.startswith(optional)
         if theirs is None or (new_head and name.startswith(heads)):
-            if not free and not name.endswith("num_batches_tracked"):
+            if name.endswith(_COUNT) and name.replace(_COUNT, "running_mean") in tensors:
+                continue  # older PyTorch did not count, and nothing reads it
+            if not free and not name.endswith(_COUNT):
                 raise UserError(f"{source}: it has no '{name}', which the network needs.")
             new.append(name)
         elif theirs.shape == mine.shape:

@@ -9,19 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mobilevit.checkpoints.adapters import ADAPTERS, HEAD_ADAPTERS
 from mobilevit.checkpoints.adapters.cvnets import ENCODER
 from mobilevit.checkpoints.configs import BLUE_FIRST, write_configs
-from mobilevit.checkpoints.files import Checkpoint, build, family, save_checkpoint
+from mobilevit.checkpoints.files import (
+    Checkpoint,
+    build,
+    family,
+    save_checkpoint,
+    write_safetensors,
+)
 from mobilevit.checkpoints.hub import save_folder
 from mobilevit.checkpoints.pretrained import load_pretrained, split_tensors
 from mobilevit.checkpoints.recognition import LIBRARIES, OURS
 from mobilevit.checkpoints.transfer import STEM
 from mobilevit.errors import UserError, unknown
-from mobilevit.files import PICKLES, make_folder, making, replacing
+from mobilevit.files import PICKLES, make_folder, making, publishing
 from mobilevit.networks import VARIANTS
 from mobilevit.networks.timm import PREFIX
 
@@ -59,9 +64,9 @@ def save_for(checkpoint: Checkpoint, target: Path, library: str) -> None:
         checkpoint = _without_aux(checkpoint)
     if bare:
         make_folder(target.parent)
-        with replacing(target) as beside:
-            _save_weights(checkpoint, beside, library, target.suffix)
-            _read_back(checkpoint, beside, library)
+        with publishing(target) as hidden:  # in a folder of its own: what is beside says nothing
+            _save_weights(checkpoint, hidden, library, target.suffix)
+            _read_back(checkpoint, hidden, library)
     elif library == OURS:
         save_folder(checkpoint, target)
         _read_back(checkpoint, target, library)
@@ -93,18 +98,16 @@ def _check_holds(architecture: Mapping[str, Any], library: str, bare: bool) -> N
     if name not in VARIANTS:
         raise UserError(f"{name}: it is torchvision's, and not turned into files for {library}.")
     usual = {**asdict(VARIANTS[name]), "output_stride": 32}
-    if head:
-        if (library, head["type"]) not in HEAD_ADAPTERS:
-            raise UserError(f"{library} has no {head['type']} on {name}.")
-        usual["output_stride"] = 16 if head["type"] == "deeplabv3" else 32
+    if head and (library, head["type"]) not in HEAD_ADAPTERS:
+        raise UserError(f"{library} has no {head['type']} on {name}.")
     keys = ["layers"]
     if library == "transformers" and not bare and family(architecture) == "mobilevit":
         if len(set(architecture["patch_sizes"])) > 1:
             keys.append("patch_sizes")  # it has one for all stages
     else:
         keys += [key for key in _STRUCTURE if key in architecture]
-        if library == "transformers" and not bare:
-            keys.remove("output_stride")
+        if head or (library == "transformers" and not bare):
+            keys.remove("output_stride")  # the head's width tells it, or config.json
     for key in keys:
         if _plain(architecture[key]) != _plain(usual[key]):
             raise UserError(
@@ -137,7 +140,7 @@ def _read_back(checkpoint: Checkpoint, path: Path, library: str) -> None:
     if wrong := [key for key, value in asked.items() if told.get(key) != value]:
         raise UserError(f"{library}: its {', '.join(wrong)} cannot be described to it.")
     described = path.is_dir() and library != "cvnets"
-    for key in ("size", "resize", "interpolation") if described else ():
+    for key in ("size", "resize", "interpolation", "class_names") if described else ():
         if getattr(again.contract, key) != getattr(checkpoint.contract, key):
             raise UserError(f"{library}: the contract's {key} cannot be described to it.")
     tensors = again.network.state_dict()
@@ -161,9 +164,12 @@ def _save_weights(checkpoint: Checkpoint, path: Path, library: str, ending: str)
     if library == OURS:
         save_checkpoint(path, replace(checkpoint, training={}, progress={}))
     elif ending in PICKLES:
-        torch.save(_tensors(checkpoint, library), path)
+        try:
+            torch.save(_tensors(checkpoint, library), path)
+        except RuntimeError as error:  # PyTorch's word for a full disk
+            raise UserError(f"{path}: it cannot be written ({error}).") from error
     else:
-        save_file(_tensors(checkpoint, library), path, {"format": "pt"})
+        write_safetensors(path, _tensors(checkpoint, library), {"format": "pt"})
 
 
 def _tensors(checkpoint: Checkpoint, library: str) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -112,14 +113,14 @@ class Backbone(nn.Module):
                 ]
             )
         self.stages = nn.ModuleList(nn.Sequential(*blocks) for blocks in stages)
-        self.feature_info = [
+        self.feature_info = FeatureInfo(
             {
                 "num_chs": channels,
                 "reduction": min(2 << i, config.output_stride),
                 "module": f"stages.{i}",
             }
             for i, channels in enumerate(widths)
-        ]
+        )
         self.final = ConvNormAct(widths[-1], final_width, 1) if final_width else nn.Identity()
         self.dropout = nn.Dropout(config.head_dropout)
         self.head = _classifier(self.num_features, config.num_classes)
@@ -146,8 +147,18 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """Put a new, untrained classifier in; 0 for none."""
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a new, untrained classifier in.
+
+        Args:
+            num_classes: its outputs; 0 for none.
+            global_pool: as timm has it; the average is the only one here.
+
+        Raises:
+            ValueError: for another pooling.
+        """
+        if global_pool not in (None, "avg"):
+            raise ValueError(f"global_pool is 'avg' here, not '{global_pool}'")
         weight = self.stem.conv.weight
         self.num_classes = num_classes
         self.head = _classifier(self.num_features, num_classes)
@@ -158,8 +169,26 @@ class Backbone(nn.Module):
         return self.head
 
 
+class FeatureInfo(list[dict[str, Any]]):
+    """What is known of feature maps, a dictionary for each, with timm's words to ask for it."""
+
+    def channels(self) -> list[int]:
+        """Return how many channels each map has."""
+        return [info["num_chs"] for info in self]
+
+    def reduction(self) -> list[int]:
+        """Return each map's stride."""
+        return [info["reduction"] for info in self]
+
+    def module_name(self) -> list[str]:
+        """Return the name of the module that gives each map."""
+        return [info["module"] for info in self]
+
+
 class FeatureExtractor(nn.Module):
     """A network without its head: a picture to the list of the stages' feature maps.
+
+    The last of them is the fifth stage's; timm gives what its final convolution makes of that.
 
     Args:
         network: the network to take the stages from; its weights are shared.
@@ -176,7 +205,7 @@ class FeatureExtractor(nn.Module):
             raise ValueError(f"out_indices are stages from 0 to 4, not {tuple(out_indices)}")
         self.config = network.config
         self.out_indices = tuple(out_indices)
-        self.feature_info = [network.feature_info[i] for i in self.out_indices]
+        self.feature_info = FeatureInfo(network.feature_info[i] for i in self.out_indices)
         self.stem = network.stem
         self.stages = network.stages[: max(self.out_indices) + 1]
 

@@ -39,7 +39,8 @@ def optimize(network: nn.Module, precision: str = "fp32") -> InferenceNetwork:
     the weights lie channels-last, and compute runs in ``precision``.
 
     Args:
-        network: any of this package's networks, or a module around one; it is left as it was.
+        network: any of this package's networks, a module around one, or what this made; it is
+            left as it was.
         precision: ``"fp32"`` (same outputs to about 1e-5) or ``"bf16"`` (to about 1e-2).
 
     Raises:
@@ -47,7 +48,8 @@ def optimize(network: nn.Module, precision: str = "fp32") -> InferenceNetwork:
     """
     if precision not in DTYPES:
         raise ValueError(f"precision is one of {', '.join(DTYPES)}, not '{precision}'")
-    network = copy.deepcopy(network).eval().requires_grad_(False)
+    inner = network.network if isinstance(network, InferenceNetwork) else network
+    network = copy.deepcopy(inner).eval().requires_grad_(False)
     fold_norms(network)
     dtype = DTYPES[precision]
     network = network.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]

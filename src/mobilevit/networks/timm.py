@@ -23,7 +23,10 @@ _RESERVED = (
     *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict"),
     *("checkpoint_path", "cache_dir", "scriptable", "exportable", "features_only", "in_chans"),
 )
-_REFUSALS = (TypeError, ValueError, AssertionError, RuntimeError, ArithmeticError)
+_REFUSALS = (
+    *(TypeError, ValueError, AssertionError, RuntimeError, ArithmeticError),
+    *(LookupError, AttributeError),
+)
 
 
 class TimmNetwork(nn.Module):
@@ -73,7 +76,9 @@ class TimmNetwork(nn.Module):
             self.network = _make(timm, name, given, sized)
         except _REFUSALS as error:
             raise _refused(name, self.numbers, error) from error
-        heads = self.network.pretrained_cfg["classifier"]
+        heads = self.network.pretrained_cfg.get("classifier")
+        if heads is None:
+            raise UserError(f"{PREFIX}{name} has no classifier, so it cannot tell classes apart.")
         heads = (heads,) if isinstance(heads, str) else heads
         self.classifiers = tuple(f"network.{head}." for head in heads)
         self.num_classes = num_classes

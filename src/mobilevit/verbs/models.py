@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from mobilevit.deployment.contract import LARGEST
 from mobilevit.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -86,8 +87,8 @@ def models(pattern: str = "*", size: int = 256) -> Models:
     Raises:
         UserError: when none matches, with the nearest name, or for a size that is none.
     """
-    if size < 1:
-        raise UserError(f"size is {size}; it must be 1 or more.")
+    if not 1 <= size <= LARGEST:
+        raise UserError(f"size is {size}; it must be from 1 to {LARGEST}.")
     from mobilevit.deployment.cost import count_multiply_adds, count_parameters
     from mobilevit.networks import create_model, list_models
     from mobilevit.weights import list_weights, network_of

@@ -14,7 +14,7 @@ import yaml
 from mobilevit.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from mobilevit.deployment.cost import count_multiply_adds, count_parameters
 from mobilevit.errors import UserError
-from mobilevit.files import write_text
+from mobilevit.files import publishing, write_text
 from mobilevit.verbs.evaluate import evaluate
 from mobilevit.weights import FOLDER, network_of
 
@@ -121,11 +121,12 @@ def ship(run: str | Path, data: str | Path, name: str, folder: Path = FOLDER) ->
     if checkpoint.provenance:
         raise UserError(f"{run}: it began with weights of {checkpoint.provenance['source']}.")
     path = folder / f"{name}.safetensors"
-    save_checkpoint(path, replace(checkpoint, progress={}), half=True)
-    measured = checkpoint.metrics | evaluate(path, data).metrics
-    checkpoint = replace(load_checkpoint(path), metrics=measured)
-    save_checkpoint(path, checkpoint, half=True)
-    write_text(path.with_suffix(".md"), card(checkpoint, path))
+    with publishing(path) as hidden:
+        save_checkpoint(hidden, replace(checkpoint, progress={}), half=True)
+        measured = checkpoint.metrics | evaluate(hidden, data).metrics
+        checkpoint = replace(load_checkpoint(hidden), metrics=measured)
+        save_checkpoint(hidden, checkpoint, half=True)
+        write_text(hidden.with_suffix(".md"), card(checkpoint, hidden))
     return path
 
 
