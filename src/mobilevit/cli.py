@@ -466,6 +466,9 @@ def _compare(arguments: Sequence[str]) -> Callable[..., int]:
         """
         from mobilevit.verbs.compare import compare as verb
 
+        changed = _given_settings(arguments, defaults, settings)
+        if model := _given(arguments, "--model"):  # refused there, the recipe's own too
+            changed["model"] = model
         done = verb(
             data,
             study,
@@ -476,7 +479,7 @@ def _compare(arguments: Sequence[str]) -> Callable[..., int]:
             seeds=seeds,
             measure=measure,
             progress=progress,
-            **_given_settings(arguments, defaults, settings),
+            **changed,
         )
         return _show(done, json)
 
