@@ -37,6 +37,11 @@ def test_a_folder_is_made_whole_or_not_at_all(tmp_path):
         with pytest.raises(UserError, match="not empty"), making(folder):
             pass
     assert empty.stat().st_ino == before
+    (empty / "sub" / "a").unlink()
+    (empty / "sub").rmdir()
+    with pytest.raises(UserError, match=r"not empty \(mine\)"), making(empty):
+        (empty / "mine").write_text("mine")  # another program's, meanwhile
+    assert (empty / "mine").read_text() == "mine"
     assert {path.name for path in tmp_path.iterdir()} == {"mounted", "above"}
 
 

@@ -82,26 +82,36 @@ def make_folder(folder: Path) -> None:
 def making(folder: Path) -> Iterator[Path]:
     """Give a new folder to write into, whose place is ``folder`` when all went well.
 
-    After an exception nothing is left of it.
+    After an exception nothing is left of it. In a folder that is there already and empty, which
+    may be where a disk is mounted, everything is moved to its place at the end.
 
     Raises:
         UserError: when there is something in ``folder`` already.
     """
     folder = folder.resolve()
     there = folder.exists()
-    if there and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: it exists and is not empty. Choose another folder.")
+    if there:
+        _check_empty(folder)
     make_folder(folder.parent)
     place = folder if there else folder.parent
     with tempfile.TemporaryDirectory(dir=place, prefix=f".{folder.name}.") as hidden:
         made = Path(hidden) / folder.name
         made.mkdir()
         yield made
-        if there:  # and may be where a disk is mounted, which cannot be replaced
-            for entry in made.iterdir():
+        if there:
+            _check_empty(folder, but=Path(hidden).name)
+            for entry in list(made.iterdir()):
                 entry.rename(folder / entry.name)
         else:
             made.rename(folder)
+
+
+def _check_empty(folder: Path, but: str = "") -> None:
+    held = [entry.name for entry in folder.iterdir()] if folder.is_dir() else ["a file"]
+    if found := sorted({*held} - {but}):
+        raise UserError(
+            f"{folder}: it exists and is not empty ({found[0]}). Choose another folder."
+        )
 
 
 def choose_weights(files: Iterable[str]) -> str | None:

@@ -316,5 +316,11 @@ def test_widths_of_ones_own_for_a_network_of_timms_come_back(tmp_path: Path) -> 
         tmp_path / "deep.safetensors",
         replace(ours, architecture={**told, "depths": [1, 1, 1, 9999]}),
     )
-    with pytest.raises(UserError, match="do not fit its description"):
-        load_checkpoint(tmp_path / "deep.safetensors")
+    sides = ((16, 32), (64, 256), (9999, 0), (9999,))  # no proof of such a depth
+    tensors = {str(shape): torch.zeros(shape) for shape in sides}
+    header = {"format": "mobilevit-1", "contract": ours.contract.to_json()}
+    deep = header | {"architecture": json.dumps({**told, "depths": [1, 1, 1, 9999]})}
+    save_file(tensors, tmp_path / "sides.safetensors", deep)
+    for name in ("deep", "sides"):
+        with pytest.raises(UserError, match=r"do not fit its description \(depths"):
+            load_checkpoint(tmp_path / f"{name}.safetensors")

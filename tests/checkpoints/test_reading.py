@@ -162,7 +162,11 @@ def test_a_training_checkpoint_of_timm_is_read(tmp_path: Path, average: bool) ->
     assert ("averaged" in raw.unwrapped) == average
 
 
-@pytest.mark.parametrize("ema", [{"decay": 0.999, "updates": 9}, {"module": AVERAGE, "updates": 9}])
+@pytest.mark.parametrize(
+    "ema",
+    [{"decay": 0.999, "updates": 9}, {"model": {"decay": 1}}, {"module": AVERAGE, "updates": 9}],
+    ids=["settings", "settings within", "weights"],
+)
 def test_an_average_counts_if_it_holds_weights(ema: dict[str, object], tmp_path: Path) -> None:
     content = {"model": dict(STATE), "ema": ema}
     raw = read_tensors(written(tmp_path, "a.pt", pickled(content)))

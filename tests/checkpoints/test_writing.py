@@ -266,8 +266,9 @@ def test_a_full_disk_is_said_in_a_sentence(
 
     monkeypatch.setattr("mobilevit.checkpoints.files.save_file", full)
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot be written") as caught:
         save_for(checkpoint(), tmp_path / name, "cvnets")
+    assert str(caught.value).startswith(f"{tmp_path / name}: ")
     assert not list(tmp_path.iterdir())
 
 

@@ -69,7 +69,7 @@ def test_what_it_refuses(run, artefact):
 
 def test_a_size_that_a_network_does_not_take_is_said():
     pytest.importorskip("timm", reason="timm is not installed")
-    with pytest.raises(UserError, match="does not take 100 × 100 pixels"):
+    with pytest.raises(UserError, match="does not run on 100 × 100 pixels"):
         benchmark(["timm:deit_tiny_patch16_224"], size=100)
 
 

@@ -211,6 +211,13 @@ def test_a_training_that_diverges_does_not_keep_the_others_from_theirs(
     assert compare(data, study, **asked).to_dict() == done.to_dict()
 
 
+def test_a_study_of_which_nothing_is_left_fails(data: Path, tmp_path: Path) -> None:
+    asked = SETTINGS | {"size": 32, "sizes": [], "weight_decay": 1e30, "measure": False, "seeds": 1}
+    for _ in range(2):
+        with pytest.raises(UserError, match="all trainings diverged"):
+            compare(data, models="timm:mobilenetv3_small_050", output=tmp_path / "study", **asked)
+
+
 def test_a_folder_that_is_no_study_is_left_alone(data: Path, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
     with pytest.raises(UserError, match="holds no study"):

@@ -77,5 +77,7 @@ def test_a_name_that_means_two_classes_is_refused(tmp_path):
         Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")
     contract = Contract("classification", ("bee", "crane", "cat", "crane"), (8, 8), None)
     network = SimpleNamespace(contract=contract, origin=Origin(), path=Path("net.onnx"))
-    with pytest.raises(UserError, match=r"class 'crane', which net\.onnx knows several of"):
+    with pytest.raises(
+        UserError, match=r"class 'crane', which net\.onnx knows several of\. It knows"
+    ):
         find_labelled(network, tmp_path, "all")

@@ -87,7 +87,7 @@ def test_a_network_of_one_size_is_not_run_at_others(run, photos):
     found = measure_robustness(predictor, labelled, sizes=(32, 64), limit=3)
     assert found.sizes == {64: found.clean}
     assert list(found.sizes_left_out) == [32]
-    assert "does not take 32 × 32" in found.sizes_left_out[32]
+    assert "does not run on 32 × 32" in found.sizes_left_out[32]
 
 
 def test_an_artefact_is_as_robust_and_has_one_size(measured, artefact, photos):

@@ -308,11 +308,12 @@ def test_two_classes_of_one_name_agree_with_themselves() -> None:
     }});
     const same = agrees(answer(0.6, 0.3), answer(0.6, 0.3), null);
     const other = agrees(answer(0.6, 0.3), answer(0.7, 0.3), null);
-    console.log(same, other, agrees(answer(0.6), answer(0.6, 0.01), null));
+    const flat = agrees(answer(0.9, 0.05), answer(0.015, 0.014), null);
+    console.log(same, other, flat, agrees(answer(0.6), answer(0.6, 0.01), null));
     """
     command = [node(), "--input-type=module", "-e", program]
     done = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
-    assert done.stdout.split() == ["true", "false", "true"]
+    assert done.stdout.split() == ["true", "false", "false", "true"]
 
 
 SIZES = ((173, 131), (37, 260), (64, 96), (300, 20), (5, 7), (96, 64))

@@ -53,6 +53,8 @@ _WHOLE: dict[str, tuple[type[Any], str]] = {
 """Networks of torchvision, by name: the class, and the head in whose stead it is trained."""
 _WIDTHS = ("num_classes", "img_size", "embed_dim")
 """Numbers of timm's networks that make them wide; any other one may make them deep."""
+_WIDEST = 4096
+"""Width that a tensor's side is proof of; what is deeper takes minutes to make."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,8 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint, half: bool = False
             gives float32 again.
 
     Raises:
-        UserError: when a weight is too large for float16, or the file cannot be written.
+        UserError: when a weight is too large for float16, the path is a folder, or the file cannot
+            be written.
     """
     path = Path(path)
     if path.is_dir():
@@ -184,21 +187,17 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint, half: bool = False
         "provenance": json.dumps(checkpoint.provenance),
     }
     with replacing(path) as beside:
-        write_safetensors(beside, tensors, header)
+        try:
+            write_safetensors(beside, tensors, header)
+        except SafetensorError as error:
+            raise UserError(f"{path}: it cannot be written ({error}).") from error
 
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
-    """Write a file of tensors that whoever may read the user's other files can read.
-
-    Raises:
-        UserError: when it cannot be written.
-    """
+    """Write a file of tensors that whoever may read the user's other files can read."""
     path.touch()
     mode = path.stat().st_mode
-    try:
-        save_file(tensors, path, header)
-    except SafetensorError as error:
-        raise UserError(f"{path}: it cannot be written ({error}).") from error
+    save_file(tensors, path, header)
     path.chmod(mode)  # safetensors lets nobody but the owner read
 
 
@@ -286,7 +285,8 @@ def load_checkpoint(path: str | Path, training: bool = False) -> Checkpoint:
 def _check_depth(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Refuse what would take long to make and cannot be what a file of these tensors holds."""
     timm = told["model"].startswith(PREFIX)
-    widths = {side for tensor in tensors.values() for side in tensor.shape} if timm else set()
+    sides = {side for tensor in tensors.values() if tensor.numel() for side in tensor.shape}
+    widths = {side for side in sides if side <= _WIDEST} if timm else set()
     for key, values in told.items():
         counted = key not in _WIDTHS if timm else key in ("layers", "patch_sizes")
         for value in values if isinstance(values, list) else [values]:

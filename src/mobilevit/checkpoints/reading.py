@@ -236,12 +236,12 @@ def _unwrap(path: Path, content: object) -> tuple[dict[str, Tensor], str]:
     return tensors, "; ".join(said)
 
 
-def _holds_weights(entries: Mapping[object, object]) -> bool:
+def _holds_weights(entries: Mapping[object, object], depth: int = 3) -> bool:
     """Tell a state dict, or what is wrapped around one, from settings."""
-    return any(
-        isinstance(value, Tensor) or (key in WRAPPERS and isinstance(value, Mapping))
-        for key, value in entries.items()
-    )
+    if any(isinstance(value, Tensor) for value in entries.values()):
+        return True
+    inner = [entries[key] for key in WRAPPERS if key in entries]
+    return depth > 0 and any(isinstance(v, Mapping) and _holds_weights(v, depth - 1) for v in inner)
 
 
 def _listed(names: Iterable[object]) -> str:

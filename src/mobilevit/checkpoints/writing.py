@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from mobilevit.checkpoints.adapters import ADAPTERS, HEAD_ADAPTERS
@@ -65,7 +66,7 @@ def save_for(checkpoint: Checkpoint, target: Path, library: str) -> None:
     if bare:
         make_folder(target.parent)
         with publishing(target) as hidden:  # in a folder of its own: what is beside says nothing
-            _save_weights(checkpoint, hidden, library, target.suffix)
+            _save_weights(checkpoint, hidden, library, target)
             _read_back(checkpoint, hidden, library)
     elif library == OURS:
         save_folder(checkpoint, target)
@@ -74,7 +75,7 @@ def save_for(checkpoint: Checkpoint, target: Path, library: str) -> None:
         configs = write_configs(library, checkpoint.architecture, checkpoint.contract)
         ending = ".pt" if library == "cvnets" else ".safetensors"
         with making(target) as folder:
-            _save_weights(checkpoint, folder / f"model{ending}", library, ending)
+            _save_weights(checkpoint, folder / f"model{ending}", library, target)
             for name, values in configs.items():
                 text = json.dumps(values, indent=2, ensure_ascii=False)
                 (folder / name).write_text(text, encoding="utf-8")
@@ -160,16 +161,17 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _save_weights(checkpoint: Checkpoint, path: Path, library: str, ending: str) -> None:
-    if library == OURS:
-        save_checkpoint(path, replace(checkpoint, training={}, progress={}))
-    elif ending in PICKLES:
-        try:
+def _save_weights(checkpoint: Checkpoint, path: Path, library: str, target: Path) -> None:
+    """Write the weights to a place that is to become the target, or to lie in it."""
+    try:
+        if library == OURS:
+            save_checkpoint(path, replace(checkpoint, training={}, progress={}))
+        elif path.suffix in PICKLES:
             torch.save(_tensors(checkpoint, library), path)
-        except RuntimeError as error:  # PyTorch's word for a full disk
-            raise UserError(f"{path}: it cannot be written ({error}).") from error
-    else:
-        write_safetensors(path, _tensors(checkpoint, library), {"format": "pt"})
+        else:
+            write_safetensors(path, _tensors(checkpoint, library), {"format": "pt"})
+    except (SafetensorError, RuntimeError) as error:  # the latter is PyTorch's, of a full disk
+        raise UserError(f"{target}: it cannot be written ({error}).") from error
 
 
 def _tensors(checkpoint: Checkpoint, library: str) -> dict[str, Tensor]:

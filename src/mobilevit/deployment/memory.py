@@ -31,9 +31,9 @@ def measure_peak_memory(
         UserError: when that process fails.
     """
     numbers = [*map(str, (*size, batch_size, threads)), precision]
-    # The folder one stands in, where Python would look for modules first, is the user's own.
-    program = "import sys; del sys.path[0]; from mobilevit.deployment.memory import main; main()"
-    command = [sys.executable, "-c", program, model, *numbers]
+    # The folder one stands in, where Python may look for modules first, is the user's own.
+    program = "import sys; sys.path[:] = filter(None, sys.path); from {} import main; main()"
+    command = [sys.executable, "-c", program.format(__name__), model, *numbers]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:

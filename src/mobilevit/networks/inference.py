@@ -39,8 +39,8 @@ def optimize(network: nn.Module, precision: str = "fp32") -> InferenceNetwork:
     the weights lie channels-last, and compute runs in ``precision``.
 
     Args:
-        network: any of this package's networks, a module around one, or what this made; it is
-            left as it was.
+        network: any of this package's networks, a module around one, or what this made, whose
+            weights stay as rounded as they are; it is left as it was.
         precision: ``"fp32"`` (same outputs to about 1e-5) or ``"bf16"`` (to about 1e-2).
 
     Raises:

@@ -8,6 +8,7 @@
     measures.json              cost, latency and robustness of the networks of seed 0
     results.json               all that is known so far
     README.md                  the same as tables
+    ENTRY/…/diverged.txt       why a training ended without weights; without it, it is tried again
     accuracy.png               top-1 against parameters, multiply-adds and latency
     curves.png                 train and val over the epochs
 
@@ -170,12 +171,10 @@ class StudyFolder:
             "held back": self.study.held_back,
         }
         file = self.path / "pictures.json"
-        if not file.is_file():
-            if any(not entry.name.startswith(".") for entry in self.path.iterdir()):
-                raise UserError(
-                    f"{self.path}: it exists and holds no study. Choose another output."
-                )
-        else:
+        there = {entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")}
+        if there and file.name not in there:
+            raise UserError(f"{self.path}: it exists and holds no study. Choose another output.")
+        if there:
             theirs = json.loads(file.read_text(encoding="utf-8"))
             for what, value in facts.items():
                 if theirs.get(what) != value:

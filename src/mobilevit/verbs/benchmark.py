@@ -135,13 +135,14 @@ def benchmark(
         precision: ``"fp32"`` or ``"bf16"``; an artefact has its own.
 
     Raises:
-        UserError: when a model cannot be used, or one of the numbers is below 1.
+        UserError: when a model cannot be used, or a number is too small.
     """
     from mobilevit.deployment.memory import measure_peak_memory
 
     models = [models] if isinstance(models, (str, Path)) else list(models)
     check_numbers(size=(1 if size is None else size,), repeats=(repeats,), models=(len(models),))
-    check_numbers(threads=threads, batch_sizes=batch_sizes, warmup=(warmup,))
+    check_numbers(threads=threads, batch_sizes=batch_sizes)
+    check_numbers(0, warmup=(warmup,))
     square = (size, size) if size else None
     timings: list[Timing] = []
     described: dict[int, dict[str, Any]] = {}
@@ -214,14 +215,13 @@ def open_model(
     return TorchPredictor(build(told), contract, path, name, threads, precision).tried()
 
 
-def check_numbers(**numbers: Sequence[int]) -> None:
-    """Do nothing.
+def check_numbers(least: int = 1, /, **numbers: Sequence[int]) -> None:
+    """Find out whether numbers are large enough, and whether there are any.
 
     Raises:
-        UserError: when one of them is below 1, or ``warmup`` below 0.
+        UserError: when one of them is below ``least``, with its name.
     """
     for name, values in numbers.items():
-        least = 0 if name == "warmup" else 1
         if not values or min(values) < least:
             given = min(values, default="empty")
             raise UserError(f"{name} is {given}; it must be {least} or more.")

@@ -163,11 +163,11 @@ def benchmark_formats(
     from mobilevit.verbs.labelled import find_labelled, judge
     from mobilevit.weights import is_shipped
 
-    check_numbers(threads=threads, repeats=(repeats,), warmup=(warmup,))
-    check_numbers(limit=(1 if limit is None else limit,))
+    check_numbers(threads=threads, repeats=(repeats,), limit=(1 if limit is None else limit,))
+    check_numbers(0, warmup=(warmup,))
     require("matplotlib", "train")
     wanted = [get_format(name).name for name in formats] or list(FORMATS)
-    if is_shipped(str(run)):
+    if is_shipped(str(run)) and not Path(run).exists():
         raise UserError(f"{run}: nothing was exported beside it. Name a run folder of your own.")
     checkpoint = find_model(run)
     if not os.access(checkpoint.parent, os.W_OK):

@@ -44,7 +44,7 @@ def compare(
     pictures; then it is trained with several seeds, and what counts is val after the last epoch.
     Everything is written as it comes. A call with the same ``output`` goes on where an earlier one
     stopped, even in the middle of an epoch; calls at the same time with different ``only`` may
-    share the work.
+    share the work. A training that diverges ends with a ``diverged.txt`` and is not tried again.
 
     Args:
         data: a folder of class folders.
@@ -52,7 +52,7 @@ def compare(
         models: networks to compare instead, each at the learning rate of ``recipe``; ``timm:NAME``
             for one of timm's.
         recipe: what ``models`` are trained with; none: ``photos``.
-        output: the folder; none: ``runs/compare-STUDY-DATA``.
+        output: a new folder, or one of this study; none: ``runs/compare-STUDY-DATA``.
         only: entries or groups of the study to work on now; none: all.
         seeds: trainings of each entry; none: as the study says.
         measure: measure cost, latency and robustness when these trainings are done.
@@ -60,8 +60,8 @@ def compare(
         **settings: fields of the recipe to change, for example ``epochs=20``.
 
     Raises:
-        UserError: when the study or the pictures cannot be used, or when the folder holds
-            trainings with other settings.
+        UserError: when the study or the pictures cannot be used, when the folder holds trainings
+            with other settings or no study, or when every training diverges.
         MissingExtraError: when a network needs a library that is not installed.
     """
     from rich.console import Console
@@ -107,7 +107,10 @@ def compare(
                 work.train(entry, seed)
     if measure:
         _measure(work)
-    return write_report(folder, found)
+    report = write_report(folder, found)
+    if not any(result.trained for result in report.results):
+        raise DivergedError(f"{folder.path}: all trainings diverged. Try lower rates.")
+    return report
 
 
 def _plan(

@@ -204,10 +204,12 @@ def _match(
     for label in sorted({label for sample in samples for label in classes_of(sample.label)}):
         if indices[label] < 0:
             name = folders.class_names[label]
+            reason = f"does not know.{nearest(name, known)}"
+            if name in counts:
+                reason = "knows several of."
             raise UserError(
-                f"{folders.source}: has a class '{name}', which {model} "
-                f"{'knows several of' if name in counts else 'does not know'}."
-                f"{nearest(name, known)} It knows: {_listed(known)}."
+                f"{folders.source}: has a class '{name}', which {model} {reason} "
+                f"It knows: {_listed(known)}."
             )
     return [relabelled(sample.label, indices) for sample in samples]
 

@@ -126,10 +126,8 @@ def predict(
     paths = find_pictures(pictures)
     predictor = _load_shipped(threads) if model is None else load_predictor(model, threads)
     task = get_task(predictor.contract.task)
-    if coco is not None:
-        make_folder(Path(coco).parent)
-        if Path(coco).exists():
-            raise UserError(f"{coco}: it exists. Choose another file for the boxes.")
+    if coco is not None and Path(coco).exists():
+        raise UserError(f"{coco}: it exists. Choose another file for the boxes.")
     if coco is not None and task.name != "detection":
         raise UserError(
             f"{predictor.path}: it finds no boxes, it is for {task.name}; COCO's "
@@ -147,6 +145,8 @@ def predict(
         one, other = Path(draw).resolve(), Path(masks).resolve()
         if one == other or one in other.parents or other in one.parents:
             raise UserError(f"{masks}: drawings and masks need a folder each, side by side.")
+    if coco is not None:
+        make_folder(Path(coco).parent)
     above = os.path.commonpath([path.parent.resolve() for path in paths])
     items: list[Prediction] = []
     unreadable: dict[str, str] = {}

@@ -122,14 +122,15 @@ class TorchPredictor:
         """Return the predictor itself, after one run.
 
         Raises:
-            UserError: when its network does not take pictures of the contract's size.
+            UserError: when its network does not run on pictures of the contract's size.
         """
         height, width = self.contract.size
         try:
             self.run(np.zeros((1, 3, height, width), np.float32))
         except (AssertionError, RuntimeError, ValueError) as error:  # as its layers have it
-            name = self.name or self.path
-            raise UserError(f"{name} does not take {height} × {width} pixels ({error})") from error
+            raise UserError(
+                f"{self.name or self.path} does not run on {height} × {width} pixels ({error})."
+            ) from error
         return self
 
     def _deployed(self) -> nn.Module:

@@ -188,8 +188,12 @@ function countPixels(mask, contract) {
 export function agrees(found, expected, expectedMask) {
   if (expected.labels) {
     const alike = (a, b) => a.name === b.name && Math.abs(a.probability - b.probability) <= 0.02;
-    const near = (a) => a.probability <= 0.02 || found.labels.some((b) => alike(a, b));
-    return found.labels[0].name === expected.labels[0].name && expected.labels.every(near);
+    // What the other does not name is at the most as likely as the least of what it names.
+    const least = (labels) => Math.min(...labels.map(({ probability }) => probability));
+    const within = (some, others) =>
+      some.every((a) => a.probability <= least(others) + 0.02 || others.some((b) => alike(a, b)));
+    const same = found.labels[0].name === expected.labels[0].name;
+    return same && within(found.labels, expected.labels) && within(expected.labels, found.labels);
   }
   if (expected.boxes) {
     const sides = [expected.width, expected.height, expected.width, expected.height];
