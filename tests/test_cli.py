@@ -64,8 +64,9 @@ def artefact(trained: Path) -> Path:
     return trained / "best.onnx"
 
 
-def test_help_lists_every_verb(command):
-    code, out, _ = command("--help")
+@pytest.mark.parametrize("words", [(), ("--help",)])
+def test_help_lists_every_verb(command, words):
+    code, out, _ = command(*words)
     assert code == 0
     for verb in VERBS:
         assert re.search(rf"\W {verb} +[A-Z]", out)
@@ -167,7 +168,12 @@ def test_an_unknown_word_is_answered_with_the_right_one(command, wrong, right):
         (("compare", "photos", "--model", "mobilevit_xxs"), "model is another in each entry"),
         (("compare", "photos", "--models", "a", "--study", "ablations"), "leave one of the two"),
         (("export", "run", "--float-blocks"), "--float-blocks needs names"),
-        (("predict", "", "a.jpg"), "predict needs pictures"),
+        (("predict", "", "a.jpg"), "one of the words is empty"),
+        (("train", ""), "one of the words is empty"),
+        (("train", "photos", "--output", ""), "one of the words is empty"),
+        (("benchmark", "run", "--formats"), "--formats names formats, or all"),
+        (("compare", "photos", "--models"), "--models needs names"),
+        (("compare", "photos", "--only"), "--only needs names"),
     ],
 )
 def test_an_error_names_what_and_the_way_out(command, tmp_path, monkeypatch, wrong, says):
@@ -250,6 +256,13 @@ def test_the_sizes_to_train_on_follow_the_size(command, photos, tmp_path, sizes,
     assert (recipe.data.size, recipe.data.sizes) == (48, expected)
 
 
+def test_of_several_processes_one_speaks(command, photos, tmp_path, monkeypatch):
+    """As torchrun starts them: each has a RANK."""
+    monkeypatch.setenv("RANK", "1")
+    code, out, _ = command("train", photos, "--output", tmp_path / "run", *TINY, *FAST, "--json")
+    assert (code, out) == (0, "")
+
+
 def test_train_for_machines(command, photos, tmp_path):
     folder = tmp_path / "run"
     code, out, _ = command("train", photos, "--output", folder, *TINY, *FAST, "--json")
@@ -257,6 +270,20 @@ def test_train_for_machines(command, photos, tmp_path):
     result = json.loads(out)
     assert result["folder"] == str(folder)
     assert 0 <= result["metrics"]["top1"] <= 1
+
+
+def test_no_answer_is_told_by_the_exit_code(command, artefact, tmp_path):
+    (tmp_path / "a.jpg").write_text("no picture")
+    code, out, _ = command("predict", artefact, tmp_path / "a.jpg")
+    assert code == 1
+    assert "left out, it is not a picture" in out
+
+
+def test_the_next_command_can_be_pasted(command, trained, tmp_path):
+    folder = tmp_path / "my run"
+    shutil.copytree(trained, folder)
+    _, out, _ = command("export", folder)
+    assert f"Next: mobilevit predict '{folder / 'best.onnx'}' PICTURES\n" in out
 
 
 def test_evaluate_export_predict_agree(command, photos, trained, artefact):

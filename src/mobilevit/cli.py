@@ -73,14 +73,19 @@ def _numbers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Numbers] | Non
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit code: 0, 1 for a failed check, 2 for an error."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    """Run a command line and return its exit code: 0, 1 for no, 2 for an error.
+
+    No is what a check says that fails, and `predict` where no picture can be read.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file's name may be in any encoding
             stream.reconfigure(errors="backslashreplace")
     try:
+        if "" in arguments:
+            raise UserError("one of the words is empty. Is a variable of the shell not set?")
         commands = _commands(arguments)
-        verb = next(iter(arguments), "--help")
+        verb = arguments[0]
         if verb not in commands and not verb.startswith("-"):
             raise unknown("command", verb, commands)
         with constructors:
@@ -174,7 +179,8 @@ def _train(arguments: Sequence[str]) -> Callable[..., int]:
         else:
             begin = {"resume": resume}
         start: dict[str, Any] = {"weights": weights, "channel_order": channel_order, **begin}
-        return _show(verb(data, **start, check=check, progress=progress), json)
+        run = verb(data, **start, check=check, progress=progress)
+        return _show(run, json) if os.environ.get("RANK", "0") == "0" else 0
 
     return train
 
@@ -189,9 +195,13 @@ def _given(arguments: Sequence[str], option: str) -> str:
 
 
 def _given_settings(arguments: Sequence[str], defaults: Recipe, settings: Recipe) -> dict[str, Any]:
-    """Return what was given: what differs from the recipe, and sizes even where they do not."""
-    sizes = {"sizes": settings.data.sizes} if _given(arguments, "--sizes") else {}
-    return defaults.changes(settings) | sizes
+    """Return what was given: what differs from the recipe, and what follows a size even if not."""
+    followers = {
+        name: getattr(settings.data, name)
+        for name in ("sizes", "resize")
+        if _given(arguments, f"--{name}")
+    }
+    return defaults.changes(settings) | followers
 
 
 def _evaluate(
@@ -226,7 +236,7 @@ def _predict(
             metavar="[MODEL] PICTURES",
             help=f"MODEL: an exported file, or: {Source} Without it, the smallest network that "
             "comes with the package answers. PICTURES: files, folders and patterns like "
-            "'photos/*.jpg'.",
+            "'photos/*.jpg'. No option stands among these words.",
         ),
     ],
     *,
@@ -257,7 +267,7 @@ def _predict(
 
     model, pictures = split_words(words)
     found = predict(model, pictures, top, threads, batch_size, threshold, draw, coco, masks, tile)
-    return _show(found, json)
+    return _show(found, json) or int(not found)
 
 
 def _export(
@@ -376,13 +386,13 @@ def _benchmark(
     """
     from mobilevit.verbs.benchmark import benchmark
 
-    if formats or data:
+    if formats is not None or data:
         from mobilevit.verbs.benchmark_formats import benchmark_formats
 
         if len(models) != 1 or size or batch_sizes != (1,) or precision != "fp32" or not formats:
             raise UserError(
-                "--formats measures one run and its files as they are: leave --size, "
-                "--batch-sizes and --precision out, and take --data with --formats alone."
+                "--formats names formats, or all, and measures one run and its files as they are: "
+                "leave --size, --batch-sizes and --precision out, and take --data with it alone."
             )
         wanted = () if "all" in formats else formats
         table = benchmark_formats(
@@ -466,6 +476,9 @@ def _compare(arguments: Sequence[str]) -> Callable[..., int]:
         """
         from mobilevit.verbs.compare import compare as verb
 
+        for option, names in (("--models", models), ("--only", only)):
+            if names == ():
+                raise UserError(f"{option} needs names, or leave it out.")
         changed = _given_settings(arguments, defaults, settings)
         if model := _given(arguments, "--model"):  # refused there, the recipe's own too
             changed["model"] = model
@@ -543,7 +556,7 @@ def _demo(*, output: Path | None = None, json: Json = False) -> int:
 
 def _show(result: Any, json: bool) -> int:
     if json:
-        utf8 = (sys.stdout.encoding or "utf-8").lower() in ("utf-8", "utf8")
+        utf8 = (getattr(sys.stdout, "encoding", None) or "utf-8").lower() in ("utf-8", "utf8")
         print(json_.dumps(result.to_dict(), indent=2, ensure_ascii=not utf8))
     else:
         from rich.console import Console

@@ -193,12 +193,48 @@ def read_settings(name: str | Path, kind: str, package: str) -> dict[str, Any]:
     else:
         raise unknown(kind, str(name), list_settings(package))
     try:
-        values = yaml.safe_load(text) or {}
+        _check_keys(yaml.compose(text, yaml.SafeLoader), str(name))
+        values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"{name}: this is no YAML ({error}).") from error
+    if values is None:
+        return {}
     if not isinstance(values, dict):
         raise UserError(f"{name}: a {kind} is sections of keys, not {type(values).__name__}.")
     return values
+
+
+def _check_keys(root: Any, name: str) -> None:
+    """Find out whether the keys of a YAML file are words, and none is there twice.
+
+    Args:
+        root: node of the file, as ``yaml.compose`` gives it.
+        name: of the file, for the errors.
+
+    Raises:
+        UserError: when they are not; YAML itself would take the last of two.
+    """
+    import yaml
+
+    waiting, seen = [root], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+            continue
+        keys = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for position, key in enumerate(keys):
+            where = f"{name}, line {key.start_mark.line + 1}"
+            if key.tag != "tag:yaml.org,2002:str":
+                raise UserError(
+                    f"{where}: YAML reads the key '{key.value}' as no word; set it in quotes."
+                )
+            if key.value in (earlier.value for earlier in keys[:position]):
+                raise UserError(f"{where}: the key '{key.value}' is there twice. Keep one.")
+        waiting += (value for _, value in node.value)
 
 
 def _files(folder: Path) -> list[str]:

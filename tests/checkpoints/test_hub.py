@@ -385,6 +385,15 @@ def test_a_push_without_the_right_is_refused(
     assert not (hub.root / "me").exists()
 
 
+def test_nothing_is_pushed_offline(
+    hub: HubServer, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_offline(monkeypatch)
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set, so nothing is uploaded"):
+        push_to_hub(run, "me/net")
+    assert hub.requests == []
+
+
 def test_an_upload_that_fails_says_why(hub: HubServer, run: Path) -> None:
     hub.faults["/uploads/"] = (403, "")
     with pytest.raises(UserError, match=r"(?s)me/net: the hub refuses access.*403"):

@@ -299,6 +299,11 @@ def broken(tmp_path: Path, kind: str) -> Path:
         path.write_bytes(b"")
     elif kind == "text":
         path.write_text("<!DOCTYPE html><html>404 not found</html>")
+    elif kind == "note":
+        path.write_text("hi\n")
+    elif kind.startswith("photo"):
+        path = tmp_path / f"x.{ending}"
+        path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     elif kind == "folder":
         path.mkdir()
     elif kind == "postscript":
@@ -317,6 +322,8 @@ def broken(tmp_path: Path, kind: str) -> Path:
         ("missing", "no such file"),
         ("empty", "empty"),
         ("text", "not a picture"),
+        ("note", "not a picture"),
+        ("photo HEIC", r"\.heic is not read here, convert it to JPEG or PNG"),
         ("folder", "directory"),
         ("postscript", "not a picture"),
         *(

@@ -165,6 +165,8 @@ def test_one_size_is_a_plain_batch_sampler() -> None:
         ({"rank": 2, "num_replicas": 2}, "rank 2 is not one of 2"),
         ({"rank": -1}, "rank -1"),
         ({"length": 3, "num_replicas": 2}, "3 samples are too few for 2"),
+        ({"anchor": "bse"}, "anchor is 'bse'"),
+        ({"seed": -1}, "seed is -1"),
     ],
 )
 def test_arguments_that_make_no_sense(change: dict[str, Any], message: str) -> None:

@@ -129,6 +129,14 @@ def test_a_class_with_only_unreadable_pictures_counts_as_empty(data):
     assert [finding.check for finding in look(data).errors] == ["class-without-pictures"]
 
 
+def test_a_class_whose_pictures_are_all_held_back_is_said_to_have_them(data):
+    for path in (data / "train" / "b").iterdir():
+        path.unlink()
+    (error,) = look(data).errors
+    held = len(list((data / "val" / "b").iterdir()))
+    assert f"to train on in b (but {held} to validate on)" in error.message
+
+
 def test_few_and_unbalanced(data):
     for path in sorted((data / "train" / "b").iterdir())[1:]:
         path.unlink()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -316,6 +317,24 @@ def test_nothing_to_validate_on_is_said_before_training(tmp_path: Path, check: b
         with pytest.raises(UserError, match=r"no picture to validate on can be read.*doctor"):
             train(data, recipe=Recipe(), output=tmp_path / "run", progress=False, device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_library_that_is_missing_is_said_before_training(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(UserError, match=r"tensorboard.*pip install \"mobilevit\[train\]\""):
+        train(tiny, output=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_val_pictures_that_go_away_end_in_a_sentence(tmp_path: Path) -> None:
+    data = make_pictures(tmp_path / "data", train=4, val=1)
+    folders = read_folders(data)
+    shutil.rmtree(data / "val")
+    with pytest.raises(UserError, match="none of the pictures to validate on can be read"):
+        fit_tiny(folders, tmp_path / "run")
+    assert (tmp_path / "run" / "last.safetensors").is_file()
 
 
 def test_a_device_that_is_not_there_is_said(tiny: Path, tmp_path: Path) -> None:

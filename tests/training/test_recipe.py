@@ -91,7 +91,7 @@ recipes = st.builds(
     crop_scale=st.tuples(st.floats(0.01, 0.5), st.floats(0.5, 1)),
     workers=st.none() | st.integers(0, 9),
     precision=st.sampled_from(("auto", "fp32", "bf16", "fp16")),
-    seed=st.integers(0, 2**63),
+    seed=st.integers(0, 2**63 - 1),
 )
 
 
@@ -115,6 +115,16 @@ def test_there_and_back(recipe: Recipe) -> None:
 def test_the_sizes_to_train_on_follow_the_size(settings, sizes):
     """The recipe has 96, 128 and 160 pixels around 128."""
     assert load_recipe("photos").override(**settings).train_sizes == sizes
+
+
+@pytest.mark.parametrize("name", ["imagenet_s", "digits"])
+@pytest.mark.parametrize("size", [64, 128, 320])
+def test_the_share_that_is_cropped_in_evaluation_stays(name: str, size: int) -> None:
+    recipe = load_recipe(name)
+    changed = recipe.override(size=size)
+    before = recipe.data.size / recipe.eval_resize
+    assert changed.data.size / changed.eval_resize == pytest.approx(before, abs=0.01)
+    assert recipe.override(size=size, resize=400).eval_resize == 400
 
 
 def test_override_changes_what_is_named_and_checks_it() -> None:
@@ -172,6 +182,8 @@ def test_override_changes_what_is_named_and_checks_it() -> None:
         ({"layer_lr": 1.1}, "layer_lr is 1.1, it must be from 0 to 1"),
         ({"warmup_epochs": -1}, "warmup_epochs is -1"),
         ({"workers": -1}, "workers is -1"),
+        ({"seed": -1}, "seed is -1, it must be from 0"),
+        ({"seed": 2**63}, "seed is 9223372036854775808"),
         ({"dropout": 1.5}, "dropout is 1.5"),
         ({"patch_sizes": (2, 0, 2)}, "patch_sizes is 0"),
     ],
@@ -192,6 +204,7 @@ def test_what_is_wrong_is_named(values: dict[str, Any], message: str) -> None:
         ("training: [epochs]", ".*must be a section of keys"),
         ("training:\n  epochs: many", "training.epochs is 'many', it must be of type int"),
         ("- 1\n- 2", "a recipe is sections of keys, not list"),
+        ("false", "a recipe is sections of keys, not bool"),
         ("a: [", "this is no YAML"),
     ],
 )
@@ -200,6 +213,35 @@ def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=rf"(?s)mine\.yaml: {message}"):
         load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "training:\n  epochs: 3\ntraining:\n  seed: 1",
+            "line 3: the key 'training' is there twice",
+        ),
+        ("training: {epochs: 3, epochs: 4}", "line 1: the key 'epochs' is there twice"),
+        ("training:\n  on: 2", "line 2: YAML reads the key 'on' as no word"),
+        ("1: 2", "line 1: YAML reads the key '1' as no word"),
+        ("a: [{true: 2}]", "line 1: YAML reads the key 'true' as no word"),
+    ],
+)
+def test_keys_that_yaml_itself_would_take_for_others(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=rf"mine\.yaml, {message}"):
+        load_recipe(path)
+
+
+def test_keys_may_be_merged(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("data: &a {size: 64}\naugmentation: {<<: {flip: 0.0}, erase: 0.1}\n")
+    recipe = load_recipe(path)
+    assert (recipe.augmentation.flip, recipe.augmentation.erase) == (0.0, 0.1)
 
 
 def test_short_files_and_yamls_own_spelling_of_numbers(tmp_path: Path) -> None:

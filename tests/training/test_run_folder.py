@@ -79,6 +79,22 @@ def test_a_folder_without_training_state_cannot_be_resumed(tmp_path: Path) -> No
     assert RunFolder.existing(tmp_path).last == tmp_path / "last.safetensors"
 
 
+def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with (
+        folder.locked(new=True),
+        pytest.raises(UserError, match="another process trains into it"),
+        RunFolder(tmp_path / "run").locked(new=True),
+    ):
+        pass
+    assert list(folder.path.iterdir()) == []
+    folder.last.touch()
+    with folder.locked(new=False):
+        pass
+    with pytest.raises(UserError, match="has trained into it"), folder.locked(new=True):
+        pass
+
+
 @pytest.mark.parametrize("epochs", [1, 30])
 def test_curves(tmp_path: Path, epochs: int) -> None:
     draw_curves(tmp_path / "curves.png", [row(e + 1) for e in range(epochs)], "top1")

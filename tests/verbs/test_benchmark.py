@@ -67,6 +67,12 @@ def test_what_it_refuses(run, artefact):
         benchmark([run], precision="int4")
 
 
+def test_a_name_of_timms_with_a_tag_is_said_to_have_one():
+    pytest.importorskip("timm", reason="timm is not installed")
+    with pytest.raises(UserError, match="without the part after a dot"):
+        benchmark(["timm:mobilenetv3_small_050.lamb_in1k"])
+
+
 def test_a_size_that_a_network_does_not_take_is_said():
     pytest.importorskip("timm", reason="timm is not installed")
     with pytest.raises(UserError, match="does not run on 100 × 100 pixels"):

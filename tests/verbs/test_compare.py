@@ -233,7 +233,7 @@ def test_a_training_that_another_process_works_on_is_left_alone(
     shutil.copytree(done.folder, copy)
     run = copy / final(done, "mobilenet", 1).relative_to(done.folder)
     (run / "metrics.jsonl").write_text("")
-    with FileLock(run / ".lock"), pytest.raises(UserError, match="another process trains it"):
+    with FileLock(run / ".lock"), pytest.raises(UserError, match="another process trains into it"):
         compare(data, STUDY, output=copy, progress=False)
 
 

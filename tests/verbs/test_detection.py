@@ -280,6 +280,18 @@ def test_boxes_that_would_teach_nothing_are_refused(boxes: Path, tmp_path: Path)
     assert not (tmp_path / "run").exists()
 
 
+def test_a_val_split_without_boxes_is_said_before_training(boxes: Path, tmp_path: Path) -> None:
+    (tmp_path / "boxes").mkdir()
+    for split in ("train", "val"):
+        told = json.loads((boxes / f"{split}.json").read_text(encoding="utf-8"))
+        told["annotations"] = told["annotations"] if split == "train" else []
+        (tmp_path / "boxes" / f"{split}.json").write_text(json.dumps(told), encoding="utf-8")
+        (tmp_path / "boxes" / split).symlink_to(boxes / split)
+    with pytest.raises(UserError, match="none of the pictures to validate on can be used"):
+        train(tmp_path / "boxes", output=tmp_path / "run", check=False, progress=False, **SETTINGS)
+    assert not (tmp_path / "run").exists()
+
+
 def test_labels_with_errors_are_never_trained_nor_judged_on(
     run: Run, boxes: Path, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from mobilevit.data.masks import MaskFile
 from mobilevit.deployment.contract import Contract
 from mobilevit.deployment.manifest import Origin
 from mobilevit.errors import UserError
-from mobilevit.verbs.labelled import Labelled, find_labelled
+from mobilevit.verbs.labelled import Labelled, find_labelled, with_bar
 
 SIZES = {"ant": 40, "bee": 3, "cat": 20}
 PATHS = [Path("data", name, f"{i}.jpg") for name, count in SIZES.items() for i in range(count)]
@@ -81,3 +81,10 @@ def test_a_name_that_means_two_classes_is_refused(tmp_path):
         UserError, match=r"class 'crane', which net\.onnx knows several of\. It knows"
     ):
         find_labelled(network, tmp_path, "all")
+
+
+def test_a_bar_shows_any_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what makes rich take a file for a terminal
+    batch = SimpleNamespace(positions=(0,), unreadable={})
+    assert list(with_bar(iter([batch]), 1, "a{b}[i]{1}.onnx")) == [batch]
+    assert "a{b}[i]{1}.onnx" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from io import StringIO
@@ -55,6 +56,16 @@ def test_an_unreadable_picture_stops_nothing(artefact, photos, tmp_path):
 def test_nothing_readable_is_an_empty_result(artefact, tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"x")
     assert len(predict(artefact, [tmp_path])) == 0
+
+
+def test_photos_that_are_not_read_are_named(artefact, photos, tmp_path):
+    (tmp_path / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    (tmp_path / "notes.txt").write_text("mine")
+    shutil.copy(photos / "val" / "disc" / "0.jpg", tmp_path)
+    for found in (predict(artefact, tmp_path), predict(artefact, f"{tmp_path}/*")):
+        assert [Path(item.path).name for item in found] == ["0.jpg"]
+        assert list(found.unreadable) == [str(tmp_path / "IMG_1.HEIC")]
+    assert split_words([tmp_path / "IMG_1.HEIC"])[0] is None
 
 
 def test_what_it_refuses(run, photos):

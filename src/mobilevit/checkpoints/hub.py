@@ -151,6 +151,8 @@ def push_to_hub(model: str | Path, repo: str, private: bool = False) -> str:
     from mobilevit.checkpoints.pretrained import load_pretrained
 
     hub = require("huggingface_hub", "hub")
+    if require("huggingface_hub.constants", "hub").HF_HUB_OFFLINE:
+        raise UserError(f"{repo}: HF_HUB_OFFLINE is set, so nothing is uploaded. Unset it.")
     checkpoint = load_pretrained(model).checkpoint
     with tempfile.TemporaryDirectory() as folder:
         _write(checkpoint, Path(folder), repo)

@@ -21,6 +21,11 @@ EXTENSIONS = frozenset(
 )
 """Endings, in lower case, of the files that count as pictures."""
 
+FOREIGN = frozenset(
+    (".heic", ".heif", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".psd", ".svg")
+)
+"""Endings, in lower case, of photos and drawings that are not read."""
+
 # Only formats that Pillow decodes itself: an EPS under the name of a JPEG would start Ghostscript.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
 
@@ -191,7 +196,10 @@ def _identify(file: IO[bytes], name: str) -> ImageFile.ImageFile:
             if format not in Image.OPEN:
                 continue
             factory, accepts = Image.OPEN[format]
-            verdict = not accepts or accepts(prefix)
+            try:
+                verdict = not accepts or accepts(prefix)
+            except (IndexError, struct.error):  # a file shorter than the mark it looks for
+                verdict = False
             if isinstance(verdict, str):
                 raise UserError(verdict)
             if verdict:
@@ -205,6 +213,8 @@ def _identify(file: IO[bytes], name: str) -> ImageFile.ImageFile:
                     return image
     if broken:
         raise UserError(f"its header is broken ({broken})") from broken
+    if (ending := Path(name).suffix.lower()) in FOREIGN:
+        raise UserError(f"{ending} is not read here, convert it to JPEG or PNG")
     raise UnidentifiedImageError(f"it is not a picture (it starts with {prefix!r})")
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from mobilevit.data.decoding import EXTENSIONS
+from mobilevit.data.decoding import EXTENSIONS, FOREIGN
 from mobilevit.data.findings import Finding
 from mobilevit.errors import UserError, nearest
 
@@ -196,12 +196,13 @@ def hold_back(folders: Folders[Label], fraction: float) -> Folders[Label]:
     return replace(folders, train=tuple(kept), val=tuple(held_out))
 
 
-def pictures(paths: str | Path | Sequence[str | Path]) -> list[Path]:
+def pictures(paths: str | Path | Sequence[str | Path], foreign: bool = False) -> list[Path]:
     """Find the pictures that files, folders and patterns name.
 
     Args:
         paths: files (taken whatever their ending), folders (searched to their depth), and
             patterns like ``"photos/*.jpg"``.
+        foreign: find what ends like ``FOREIGN`` too, to say that it cannot be read.
 
     Returns:
         Each picture once, in natural order: ``2.jpg`` before ``10.jpg``.
@@ -211,7 +212,7 @@ def pictures(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     """
     if isinstance(paths, (str, Path)):
         paths = [paths]
-    found = {file for path in paths for file in _named(Path(path))}
+    found = {file for path in paths for file in _named(Path(path), foreign)}
     return sorted(found, key=_natural)
 
 
@@ -367,7 +368,7 @@ def _is_clutter(name: str) -> bool:
     return name.startswith(".") or name.lower() in _CLUTTER
 
 
-def _named(path: Path) -> list[Path]:
+def _named(path: Path, foreign: bool) -> list[Path]:
     """Return the pictures that one file, folder or pattern names."""
     if path.is_file():
         return [path]
@@ -375,7 +376,8 @@ def _named(path: Path) -> list[Path]:
     if not path.is_dir():
         matches = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207
     files = [file for match in matches for file in (_files(match) if match.is_dir() else [match])]
-    found = [file for file in files if is_picture(file)]
+    endings = FOREIGN if foreign else ()
+    found = [file for file in files if is_picture(file) or file.suffix.lower() in endings]
     if found:
         return found
     if matches:

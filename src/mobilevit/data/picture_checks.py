@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mobilevit.data.decoding import FOREIGN
 from mobilevit.data.findings import Finding, counted, listed
 from mobilevit.data.folders import Folders, is_picture
 
@@ -17,7 +18,6 @@ _IMBALANCE = 10
 _TINY = 32
 _HUGE = 50_000_000
 _USUAL_MODES = {"RGB", "L"}
-_FOREIGN_PHOTOS = {".heic", ".heif", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".psd", ".svg"}
 
 
 def check_reading(entries: Sequence[Entry]) -> Iterator[Finding]:
@@ -57,10 +57,12 @@ def check_counts(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]:
             "error", "one-class", f"'{next(iter(train))}' is the only class; add another."
         )
     if empty := [name for name, count in train.items() if not count]:
+        held = sum(val.get(name, 0) for name in empty)
+        kept = f" (but {held:,} to validate on)" if held else ""
         yield Finding(
             "error",
             "class-without-pictures",
-            f"no readable picture to train on in {listed(empty)}, which would silently teach "
+            f"no readable picture to train on in {listed(empty)}{kept}, which would silently teach "
             "nothing. Add pictures, or remove the folder.",
         )
     if not any(val.values()):
@@ -142,7 +144,7 @@ def check_ignored(folders: Folders[Any]) -> Iterator[Finding]:
         )
     other = [path for path in folders.ignored if not is_picture(path)]
     if other:
-        foreign = sorted({path.suffix.lower() for path in other} & _FOREIGN_PHOTOS)
+        foreign = sorted({path.suffix.lower() for path in other} & FOREIGN)
         convert = f" Convert {', '.join(foreign)} to JPEG or PNG to use them." if foreign else ""
         yield Finding(
             "warning" if foreign else "info",

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from torch.utils.data import Sampler
+
+Anchor = Literal["base", "largest"]
 
 
 class SampleKey(int):
     """An index into a dataset that also carries how to make the sample.
 
     Any dataset that is indexed by integers takes it; one that looks finds the side to make
-    the picture at and the seed of its augmentation.
+    the picture at and the seed of its augmentation. A dataset that turns an index into another
+    one, as ``Subset`` and ``ConcatDataset`` do, gives the inner dataset a plain integer: it must
+    stand inside the one that looks.
 
     Attributes:
         size: side of the square picture, in pixels.
@@ -56,7 +60,8 @@ class MultiScaleSampler(Sampler[list[SampleKey]]):
 
     Args:
         length: samples in the dataset.
-        batch_size: samples in a step over all processes, at the anchor size.
+        batch_size: samples in a step over all processes, at the anchor size; a step has two for
+            each process at the least.
         sizes: sides to draw from, in pixels; all equally likely.
         base_size: the anchor; one of ``sizes``, or any other side.
         anchor: ``"base"``: ``batch_size`` is meant at ``base_size``, as in the authors' code;
@@ -66,8 +71,9 @@ class MultiScaleSampler(Sampler[list[SampleKey]]):
         seed: seed of everything drawn.
 
     Raises:
-        ValueError: for an empty list of sizes, a number that is not positive, a rank out of
-            range, or a dataset too small to give every process two samples.
+        ValueError: for an empty list of sizes, a number that is not positive, a negative seed, an
+            unknown anchor, a rank out of range, or a dataset too small to give every process two
+            samples.
     """
 
     def __init__(
@@ -76,13 +82,17 @@ class MultiScaleSampler(Sampler[list[SampleKey]]):
         batch_size: int,
         sizes: Sequence[int],
         base_size: int,
-        anchor: Literal["base", "largest"] = "base",
+        anchor: Anchor = "base",
         num_replicas: int = 1,
         rank: int = 0,
         seed: int = 0,
     ) -> None:
-        if not sizes or min(*sizes, base_size, batch_size, num_replicas) < 1:
+        if not len(sizes) or min(*sizes, base_size, batch_size, num_replicas) < 1:
             raise ValueError("sizes, base_size, batch_size and num_replicas must be positive")
+        if anchor not in get_args(Anchor):
+            raise ValueError(f"anchor is {anchor!r}; it must be one of {get_args(Anchor)}")
+        if seed < 0:
+            raise ValueError(f"seed is {seed}; it must not be negative")
         if not 0 <= rank < num_replicas:
             raise ValueError(f"rank {rank} is not one of {num_replicas} processes")
         if length < 2 * num_replicas:

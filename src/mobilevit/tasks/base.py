@@ -102,7 +102,7 @@ class Task(Protocol):
         """
 
     def trainable(self, folders: Folders[Any]) -> Folders[Any]:
-        """Return the folders without the pictures to train on that teach nothing."""
+        """Return the folders without the pictures that teach, or show, nothing."""
 
     def contract(self, recipe: Recipe, folders: Folders[Any]) -> Contract:
         """Return the contract of a network that is trained so."""

@@ -145,11 +145,13 @@ def fit(
             provenance,
         )
 
-    if fabric.is_global_zero:
-        run.begin(recipe, folders.source, progress.epoch)
-        if saved is None:  # so that a run can be resumed from its very first step
-            save_checkpoint(run.last, checkpoint({}, resumable=True))
-    with display.running(recipe, folders, described["model"], fabric), attention_kernel(fabric):
+    lock = run.locked(new=saved is None) if fabric.is_global_zero else nullcontext()
+    running = display.running(recipe, folders, described["model"], fabric)
+    with lock, running, attention_kernel(fabric):
+        if fabric.is_global_zero:
+            run.begin(recipe, folders.source, progress.epoch)
+            if saved is None:  # so that a run can be resumed from its very first step
+                save_checkpoint(run.last, checkpoint({}, resumable=True))
         while progress.epoch < recipe.training.epochs:
             sampler.set_epoch(progress.epoch, progress.step)
             display.epoch(progress.epoch, sampler.steps, progress.step)
@@ -388,17 +390,26 @@ def _evaluate(
     samples: Sequence[Sample[Any]],
     metric: Metric,
 ) -> Metric:
-    """Run the deployed form over the pictures of all processes; each process has its own."""
+    """Run the deployed form over the pictures of all processes; each process has its own.
+
+    Raises:
+        UserError: when none of the pictures can be read.
+    """
+    seen = 0
     for pictures, positions in loader:
         if len(positions):
             outputs = network(fabric.to_device(pictures))
             metric.update(outputs.cpu().numpy(), [samples[i].label for i in positions.tolist()])
+            seen += len(positions)
     if fabric.world_size > 1:
-        metrics: list[Any] = [None] * fabric.world_size
-        torch.distributed.all_gather_object(metrics, metric)
-        metric, *others = metrics
-        for other in others:
+        parts: list[Any] = [None] * fabric.world_size
+        torch.distributed.all_gather_object(parts, (metric, seen))
+        (metric, seen), *others = parts
+        for other, more in others:
             metric.merge(other)
+            seen += more
+    if not seen:
+        raise UserError("none of the pictures to validate on can be read; is the disk gone?")
     return metric
 
 

@@ -265,7 +265,8 @@ class Recipe:
     def override(self, **values: Any) -> Recipe:
         """Return a copy with some fields changed, by their own names: ``override(epochs=3)``.
 
-        A ``size`` without ``sizes`` carries those along: they grow or shrink as it does.
+        A ``size`` without ``sizes`` or ``resize`` carries those along: they grow or shrink as it
+        does.
 
         Raises:
             UserError: for an unknown name, with the nearest right one, or a value of a wrong type.
@@ -273,8 +274,9 @@ class Recipe:
         owners = {f.name: section.name for section in fields(self) for f in _fields(section.name)}
         changed: dict[str, dict[str, Any]] = {}
         size = values.get("size")
-        if "sizes" not in values and isinstance(size, int):
-            values["sizes"] = self._scaled_sizes(size)
+        if isinstance(size, int):
+            along = {"sizes": self._scaled_sizes(size), "resize": self._scaled_resize(size)}
+            values = {**along, **values}
         for name, value in values.items():
             if name not in owners:
                 raise unknown("setting", name, owners)
@@ -285,6 +287,11 @@ class Recipe:
         """Return the multiples of 32 nearest to what ``sizes`` are at another ``size``."""
         sides = (side * size / self.data.size for side in self.data.sizes)
         return tuple(sorted({max(32, round(side / 32) * 32) for side in sides}))
+
+    def _scaled_resize(self, size: int) -> int | None:
+        """Return what ``resize`` is at another ``size``."""
+        resize = self.data.resize
+        return None if resize is None else round(resize * size / self.data.size)
 
     def _update(self, sections: Mapping[str, Any], source: str) -> Recipe:
         recipe = self
@@ -324,6 +331,7 @@ class Recipe:
             ("batch_size", t.batch_size, 2, None),
             ("accumulate", t.accumulate, 1, None),
             ("save_steps", t.save_steps, 1, None),
+            ("seed", t.seed, 0, 2**63 - 1),
             ("size", d.size, 32, None),
             *(("sizes", size, 32, None) for size in d.sizes),
             ("resize", self.eval_resize, d.size, None),

@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from mobilevit.errors import UserError
-from mobilevit.files import write_text
+from mobilevit.files import make_folder, write_text
 from mobilevit.machine import processor, versions
 from mobilevit.training.recipe import Recipe
 
@@ -61,6 +63,37 @@ class RunFolder:
     def data(self) -> Path:
         """The folder of pictures the run was trained on."""
         return Path(self.facts()["data"])
+
+    @contextmanager
+    def locked(self, new: bool) -> Iterator[None]:
+        """Keep other processes from training into this folder meanwhile.
+
+        Args:
+            new: whether nothing was trained into it yet.
+
+        Raises:
+            UserError: when another process does so, or has done so with ``new``.
+        """
+        from filelock import FileLock, Timeout
+
+        make_folder(self.path)
+        lock = self.path / ".lock"
+        try:
+            with FileLock(lock, timeout=0):
+                try:
+                    if new and self.last.is_file():
+                        raise UserError(
+                            f"{self.path}: another process has trained into it. Choose another."
+                        )
+                    yield
+                finally:
+                    with suppress(OSError):  # Windows keeps a file that is open
+                        lock.unlink()
+        except Timeout as error:
+            raise UserError(
+                f"{self.path}: another process trains into it. Give each work of its own: another "
+                "output, or in a study other entries with only."
+            ) from error
 
     def begin(self, recipe: Recipe, data: Path, epoch: int) -> None:
         """Write what is known before training; forget the metrics of epochs to be done again."""

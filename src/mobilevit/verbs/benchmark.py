@@ -179,9 +179,10 @@ def open_model(
     from mobilevit.deployment.formats import format_of
     from mobilevit.deployment.runtimes import load_predictor
     from mobilevit.deployment.runtimes.pytorch import TorchPredictor
+    from mobilevit.networks.timm import PREFIX
     from mobilevit.weights import is_shipped
 
-    path = Path(model)
+    path, name = Path(model), str(model)
     if format_of(path):
         predictor = load_predictor(path, threads)
         if size and predictor.contract.size != size:
@@ -190,7 +191,8 @@ def open_model(
                 f"so not {size}. Leave the size out, or leave this model out."
             )
         return predictor
-    if path.exists() or path.suffix or len(path.parts) > 1 or is_shipped(str(model)):
+    like_a_path = path.suffix or len(path.parts) > 1
+    if path.exists() or (like_a_path and not name.startswith(PREFIX)) or is_shipped(name):
         from mobilevit.checkpoints import load_pretrained
 
         found = load_pretrained(model)
@@ -199,9 +201,7 @@ def open_model(
     from mobilevit.checkpoints.files import build
     from mobilevit.deployment.contract import Contract
     from mobilevit.networks import check_model
-    from mobilevit.networks.timm import PREFIX
 
-    name = str(model)
     try:
         check_model(name)
     except UserError as error:

@@ -8,10 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from mobilevit.errors import DivergedError, UserError
-from mobilevit.files import make_folder, write_text
+from mobilevit.files import write_text
 from mobilevit.studies.folder import StudyFolder, finished_rows, has_diverged, mark_diverged
 from mobilevit.studies.report import StudyReport, write_report
 from mobilevit.studies.study import DEFAULT_STUDY, Entry, Study, load_study
@@ -191,21 +189,14 @@ class _Work:
         if finished_rows(run, recipe) or has_diverged(run):
             return
         self.console.rule(escape(title), align="left")
-        make_folder(run.path)
+        saved = load_checkpoint(run.last, training=True) if run.last.is_file() else None
         try:
-            with FileLock(run.path / ".lock", timeout=0):
-                saved = load_checkpoint(run.last, training=True) if run.last.is_file() else None
-                train_folders(
-                    *(self.task, folders, recipe, run, saved),
-                    check=False,
-                    progress=self.progress,
-                    draw=False,
-                )
-        except Timeout as error:
-            raise UserError(
-                f"{run.path}: another process trains it. To share the work, give each process "
-                "other entries with only."
-            ) from error
+            train_folders(
+                *(self.task, folders, recipe, run, saved),
+                check=False,
+                progress=self.progress,
+                draw=False,
+            )
         except DivergedError as error:
             self.console.print(f"{error}", markup=False)
             mark_diverged(run, str(error))

@@ -84,14 +84,18 @@ def demo(output: str | Path | None = None, progress: bool = True) -> Demo:
         UserError: when ``output`` exists and is not empty.
         MissingExtraError: without one of the extras ``train``, ``onnx`` and ``demo``.
     """
-    for module, extra in (("sklearn", "demo"), ("lightning_fabric", "train"), ("onnx", "onnx")):
-        require(module, extra)
+    from mobilevit.deployment.formats import FORMATS
+    from mobilevit.verbs.train import TRAINS_WITH, train
+
+    require("sklearn", "demo")
+    for module in TRAINS_WITH:
+        require(module, "train")
+    FORMATS["onnx"].check(FORMATS["onnx"].builds)
     from mobilevit.data.digits import write_digits
     from mobilevit.training.run_folder import free_folder
     from mobilevit.verbs.benchmark import benchmark
     from mobilevit.verbs.evaluate import evaluate
     from mobilevit.verbs.export import export
-    from mobilevit.verbs.train import train
 
     started = time.perf_counter()
     folder = free_folder(output, "demo")

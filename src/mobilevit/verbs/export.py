@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from mobilevit.deployment.config import ExportConfig
@@ -69,7 +70,8 @@ class ExportReport:
             )
         size = known["bytes"]
         console.print(f"{self.path}: {size / 1e6:.1f} MB, in {self.seconds:.1f} s", markup=False)
-        console.print(f"Next: mobilevit predict {self.path} PICTURES", markup=False)
+        command = f"mobilevit predict {quote(str(self.path))} PICTURES"
+        console.print(f"Next: {command}", markup=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)

@@ -153,11 +153,17 @@ def judge(
 def with_bar(found: Iterator[Batch], pictures: int, title: str) -> Iterator[Batch]:
     """Show a progress bar with the time left on stderr, if that is a terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     bar = Progress(
-        title,
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -166,7 +172,7 @@ def with_bar(found: Iterator[Batch], pictures: int, title: str) -> Iterator[Batc
         disable=not console.is_terminal,
     )
     with bar:
-        task = bar.add_task("", total=pictures)
+        task = bar.add_task(title, total=pictures)
         for batch in found:
             yield batch
             bar.advance(task, len(batch.positions) + len(batch.unreadable))

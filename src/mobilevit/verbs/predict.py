@@ -123,7 +123,7 @@ def predict(
         raise UserError(f"threshold is {threshold}; it must be from 0 to 1.")
     if pictures is None:
         model, pictures = split_words([] if model is None else [model])
-    paths = find_pictures(pictures)
+    paths = find_pictures(pictures, foreign=True)
     predictor = _load_shipped(threads) if model is None else load_predictor(model, threads)
     task = get_task(predictor.contract.task)
     if coco is not None and Path(coco).exists():
@@ -281,13 +281,14 @@ def split_words(words: Sequence[str | Path]) -> tuple[str | Path | None, Sequenc
 
 
 def _is_model(word: str | Path) -> bool:
+    from mobilevit.data.decoding import FOREIGN
     from mobilevit.data.folders import is_picture
     from mobilevit.deployment.formats import format_of
     from mobilevit.files import has_weights
     from mobilevit.weights import is_shipped
 
     path = Path(word)
-    if is_picture(path):
+    if is_picture(path) or path.suffix.lower() in FOREIGN:
         return False
     if format_of(path) or has_weights(path) or (isinstance(word, str) and is_shipped(word)):
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from mobilevit.errors import UserError
@@ -67,7 +68,7 @@ class Sensitivity:
         console.print(table)
         worst = " ".join(list(self.alone)[:2])
         console.print(
-            f"Next: mobilevit export {self.model} --precision int8 --float-blocks {worst}",
+            f"Next: mobilevit export {quote(self.model)} --precision int8 --float-blocks {worst}",
             markup=False,
             soft_wrap=True,
         )

@@ -6,6 +6,7 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from mobilevit.tasks import Task
     from mobilevit.training.run_folder import RunFolder
 
+TRAINS_WITH = ("lightning_fabric", "tensorboard", "matplotlib")
+"""Libraries of the extra ``train``, which are asked for before any work."""
 NAMED = 5
 """Files that a warning about the pictures names, at most; `doctor` names all."""
 
@@ -57,9 +60,10 @@ class Run:
     def print(self, console: Console) -> None:
         """Say what was reached and what to do next."""
         name, epoch = self.primary, self.metrics["epoch"]
-        folder = escape(str(self.folder))
-        console.print(f"{name} {self.metrics[name]:.2%} on val, after epoch {epoch}: {folder}/")
-        console.print(f"next: mobilevit export {folder}", highlight=False)
+        reached = f"{name} {self.metrics[name]:.2%} on val, after epoch {epoch}"
+        console.print(f"{reached}: {escape(str(self.folder))}/")
+        command = f"mobilevit export {quote(str(self.folder))}"
+        console.print(f"next: {command}", markup=False, highlight=False, soft_wrap=True)
 
 
 def train(
@@ -175,8 +179,8 @@ def train_folders(
         progress: show progress bars.
         draw: draw what the network does on the val pictures.
     """
-    require("lightning_fabric", "train")
-    require("matplotlib", "train")
+    for module in TRAINS_WITH:
+        require(module, "train")
     from mobilevit.checkpoints import load_checkpoint
     from mobilevit.data.scan import Scan, scan
     from mobilevit.training.curves import draw_curves

@@ -43,8 +43,15 @@ class Detection:
         return read_boxes(data, val_fraction)
 
     def trainable(self, folders: Folders[Boxes]) -> Folders[Boxes]:
-        """Leave out the pictures to train on that have no box, as the authors do."""
-        return replace(folders, train=tuple(s for s in folders.train if len(s.label.labels())))
+        """Leave out the pictures to train on that have no box, as the authors do.
+
+        Where none of those to validate on has one, there is nothing to measure: all are left out.
+        """
+        train, val = (
+            tuple(sample for sample in samples if len(sample.label.labels()))
+            for samples in (folders.train, folders.val)
+        )
+        return replace(folders, train=train, val=folders.val if val else ())
 
     def contract(self, recipe: Recipe, folders: Folders[Boxes]) -> Contract:
         """Return the contract: the whole picture stretched, chosen boxes."""
