@@ -326,6 +326,20 @@ def test_benchmark_and_models_for_machines(command, artefact):
     assert row["parameters"] == 1_272_024
 
 
+def test_options_may_stand_anywhere_among_the_words(command, photos, artefact):
+    first, second = (photos / "val" / "disc" / name for name in ("0.jpg", "1.jpg"))
+    asked = ("predict", artefact, first, second, "--top", "2", "--json")
+    mixed = ("predict", "--json", artefact, first, "--top", "2", second)
+    ended = ("predict", "--top=2", "--json", "--", artefact, first, second)
+    answers = [json.loads(command(*words)[1])["predictions"] for words in (asked, mixed, ended)]
+    assert [len(answer[1]["labels"]) for answer in answers] == [2, 2, 2]
+    assert answers[0] == answers[1] == answers[2]
+    few = ("--repeats", "2", "--warmup", "0")
+    code, out, _ = command("benchmark", *few, artefact, "--json", artefact, "--threads", "1", "2")
+    assert code == 0
+    assert [timing["threads"] for timing in json.loads(out)["timings"]] == [1, 1, 2, 2]
+
+
 def test_resume_goes_on_with_its_own_settings_only(command, trained):
     for other in (("--epochs", "2"), ("--recipe", "digits"), ("--output", "x"), ("--weights", "x")):
         code, _, err = command("train", "--resume", trained, *other)

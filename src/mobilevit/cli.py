@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json as json_
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -88,6 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verb = arguments[0]
         if verb not in commands and not verb.startswith("-"):
             raise unknown("command", verb, commands)
+        if verb in ("predict", "benchmark"):
+            arguments[1:] = _words_first(arguments[1:], commands[verb])
         with constructors:
             code: int = tyro.extras.subcommand_cli_from_dict(
                 commands,
@@ -125,6 +129,32 @@ def _commands(arguments: Sequence[str]) -> dict[str, Callable[..., int]]:
         "models": _models,
         "demo": _demo,
     }
+
+
+def _words_first(arguments: Sequence[str], command: Callable[..., int]) -> list[str]:
+    """Put the words that no option takes first, as argparse takes them in one piece."""
+    if "--" in arguments:  # whoever writes it says where the words stand
+        return list(arguments)
+    words, options, taken = [], [], 0.0
+    parameters = inspect.signature(command, eval_str=True).parameters
+    for word in arguments:
+        name, _, value = word.removeprefix("--").replace("-", "_").partition("=")
+        if taken and not (taken == math.inf and word.startswith("-")):
+            options.append(word)
+            taken -= 1
+        elif word.startswith("-"):
+            options.append(word)
+            taken = 0 if value or name not in parameters else _takes(parameters[name])
+        else:
+            words.append(word)
+    return words + options
+
+
+def _takes(option: inspect.Parameter) -> float:
+    """Return how many words an option takes."""
+    if option.default is False:
+        return 0
+    return math.inf if "tuple" in str(option.annotation) else 1
 
 
 def _train(arguments: Sequence[str]) -> Callable[..., int]:
@@ -236,7 +266,7 @@ def _predict(
             metavar="[MODEL] PICTURES",
             help=f"MODEL: an exported file, or: {Source} Without it, the smallest network that "
             "comes with the package answers. PICTURES: files, folders and patterns like "
-            "'photos/*.jpg'. No option stands among these words.",
+            "'photos/*.jpg'.",
         ),
     ],
     *,
