@@ -5,7 +5,16 @@ import json
 import pytest
 
 from mobilevit.errors import UserError
-from mobilevit.files import choose_weights, making, replacing, write_text
+from mobilevit.files import choose_weights, making, read_json, replacing, write_text
+
+
+@pytest.mark.parametrize("text", ['{"data": ', "[1]", None])
+def test_what_is_no_json_object_is_named(tmp_path, text):
+    path = tmp_path / "facts.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=r"facts\.json: it (cannot be read|must be)"):
+        read_json(path)
 
 
 def test_all_or_nothing(tmp_path):

@@ -1,7 +1,8 @@
-"""Files that are written whole or not at all, and the one that a MODEL means."""
+"""Files that are read, that are written whole or not at all, and the one that a MODEL means."""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -64,6 +65,21 @@ def write_text(path: Path, text: str) -> None:
     make_folder(path.parent)
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        UserError: when there is none, it cannot be read, or it is something else.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: it cannot be read as JSON ({error}).") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: it must be a JSON object.")
+    return values
 
 
 def make_folder(folder: Path) -> None:

@@ -79,6 +79,13 @@ def test_a_folder_without_training_state_cannot_be_resumed(tmp_path: Path) -> No
     assert RunFolder.existing(tmp_path).last == tmp_path / "last.safetensors"
 
 
+@pytest.mark.parametrize("facts", ["{}", '{"data": null}', '{"data": '])
+def test_a_run_that_forgot_its_pictures_says_so(tmp_path: Path, facts: str) -> None:
+    (tmp_path / "run.json").write_text(facts)
+    with pytest.raises(UserError, match=r"run\.json"):
+        _ = RunFolder(tmp_path).data
+
+
 def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     with (

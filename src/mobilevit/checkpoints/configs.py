@@ -7,7 +7,6 @@ timm's copies take red first, as does every MobileViTv2.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mobilevit.checkpoints.files import family
 from mobilevit.deployment.contract import INTERPOLATIONS, Contract
 from mobilevit.errors import UserError
+from mobilevit.files import read_json
 
 if TYPE_CHECKING:
     from mobilevit.checkpoints.recognition import Recognised
@@ -73,13 +73,7 @@ def read_configs(folder: Path, library: str) -> dict[str, Any]:
     for name in (CONFIG, PROCESSOR):
         path = folder / name
         if library in _MARKS and path.is_file():
-            try:
-                values = json.loads(path.read_text(encoding="utf-8"))
-            except (ValueError, OSError) as error:
-                raise UserError(f"{path}: it cannot be read as JSON ({error}).") from error
-            if not isinstance(values, dict):
-                raise UserError(f"{path}: it must be a JSON object.")
-            found[name] = values
+            found[name] = read_json(path)
     return found if _MARKS.get(library) in found.get(CONFIG, {}) else {}
 
 

@@ -30,7 +30,7 @@ from safetensors import safe_open
 
 from mobilevit.data.folders import Folders, data_hash
 from mobilevit.errors import UserError
-from mobilevit.files import make_folder, write_text
+from mobilevit.files import make_folder, read_json, write_text
 from mobilevit.studies.study import Entry, Study
 from mobilevit.training.recipe import Recipe, load_recipe
 from mobilevit.training.run_folder import RunFolder
@@ -175,7 +175,7 @@ class StudyFolder:
         if there and file.name not in there:
             raise UserError(f"{self.path}: it exists and holds no study. Choose another output.")
         if there:
-            theirs = json.loads(file.read_text(encoding="utf-8"))
+            theirs = read_json(file)
             for what, value in facts.items():
                 if theirs.get(what) != value:
                     raise UserError(
@@ -203,10 +203,7 @@ class StudyFolder:
 
     def measured(self) -> dict[str, Any]:
         """Return what was measured, for each entry by its slug."""
-        if not self.measures.is_file():
-            return {}
-        known: dict[str, Any] = json.loads(self.measures.read_text(encoding="utf-8"))
-        return known
+        return read_json(self.measures) if self.measures.is_file() else {}
 
     def _result(self, entry: Entry, measured: Mapping[str, Any]) -> Result:
         tried, trained, diverged = self.tried(entry), [], []

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilevit.errors import UserError
-from mobilevit.files import make_folder, write_text
+from mobilevit.files import make_folder, read_json, write_text
 from mobilevit.machine import processor, versions
 from mobilevit.training.recipe import Recipe
 
@@ -55,14 +55,26 @@ class RunFolder:
         return folder
 
     def facts(self) -> dict[str, Any]:
-        """Return what ``run.json`` says."""
-        known: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        return known
+        """Return what ``run.json`` says.
+
+        Raises:
+            UserError: when it cannot be read.
+        """
+        return read_json(self.path / "run.json")
 
     @property
     def data(self) -> Path:
-        """The folder of pictures the run was trained on."""
-        return Path(self.facts()["data"])
+        """The folder of pictures the run was trained on.
+
+        Raises:
+            UserError: when ``run.json`` does not say.
+        """
+        try:
+            return Path(self.facts()["data"])
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.path / 'run.json'}: it names no folder of pictures. Name it to train."
+            ) from error
 
     @contextmanager
     def locked(self, new: bool) -> Iterator[None]:
