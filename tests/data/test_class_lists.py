@@ -31,6 +31,14 @@ def test_numbers_may_have_gaps_and_255_may_be_a_class(tmp_path):
     assert found.indices(header("P")) == {7: 0, 255: 1, 0: IGNORED}
 
 
+def test_the_largest_number_of_a_wider_mask_has_no_class_either(tmp_path):
+    found = listed(tmp_path, "7 cat\n300 dog")
+    assert found.by_number == {7: 0, 300: 1, 255: IGNORED, 65_535: IGNORED}
+    found = listed(tmp_path, "7 cat\n65536 dog")
+    assert found.by_number == {7: 0, 65_536: 1, 255: IGNORED, 2**24 - 1: IGNORED}
+    assert listed(tmp_path, "7 cat\n65535 dog").by_number[65_535] == 1
+
+
 def test_a_name_of_no_class_keeps_its_number(tmp_path):
     found = listed(tmp_path, "void\ncat\nignore\ndog")
     assert (found.names, found.numbers) == (("cat", "dog"), (1, 3))
@@ -55,7 +63,9 @@ def test_colours_are_written_in_many_ways(tmp_path, name, content):
         **{0: IGNORED, 1: 1},
         IGNORED: IGNORED,
     }
-    assert found.indices(header("L")) == {0: 0, 1: 1, 2: IGNORED, 3: IGNORED, 255: IGNORED}
+    by_number = {0: 0, 1: 1, 2: IGNORED, 3: IGNORED, 255: IGNORED}
+    assert found.indices(header("L")) == by_number
+    assert found.indices(header("P", (9, 9, 9, 200, 200, 200))) == by_number
 
 
 def test_black_and_white_are_greys_as_well(tmp_path):
@@ -168,4 +178,5 @@ def test_what_is_written_is_read(tmp_path_factory, entries):
         return
     file = tmp_path_factory.mktemp("list") / "classes.txt"
     text(file, "".join(f"{number} {name}\n" for number, name in entries.items()))
-    assert read_list(file) == make_list(entries, ignored=[IGNORED])
+    widest = 65_535 if max(entries) > 255 else 255
+    assert read_list(file) == make_list(entries, ignored=[IGNORED, widest])

@@ -38,6 +38,44 @@ def test_a_folder_whose_yaml_names_no_pictures_is_not_taken_for_boxes(tmp_path):
     assert box_format(tmp_path / "about.yaml") == "yolo"
 
 
+@pytest.mark.parametrize("place", [".", "labels"])
+def test_without_a_yaml_file_the_classes_are_listed(data, place):
+    (data / "data.yaml").unlink()
+    text(data / place / "classes.txt", "dog\ncat\n")
+    assert box_format(data) == "yolo"
+    folders = read_boxes(data)
+    assert (folders.class_names, folders.findings) == (("dog", "cat"), ())
+    assert [sample.path.name for sample in folders.train] == ["train.png"]
+    assert [sample.path.name for sample in folders.val] == ["val.png"]
+    assert [box.label for box in boxes_of(data).items] == [1]
+
+
+def test_without_a_yaml_file_and_a_split_all_pictures_are_to_train_on(data):
+    (data / "data.yaml").unlink()
+    text(data / "classes.txt", "dog\ncat")
+    for kind in ("images", "labels"):
+        (data / kind / "val").rename(data / kind / "more")
+        (data / kind / "train").rename(data / kind / "some")
+    assert len(read_boxes(data, None).train) == 2
+
+
+def test_without_a_yaml_file_and_classes_it_is_said_where_to_write_them(data):
+    (data / "data.yaml").unlink()
+    assert box_format(data) == "yolo"
+    with pytest.raises(UserError, match=r"neither data\.yaml nor .*classes\.txt\. Write"):
+        read_boxes(data)
+    text(data / "classes.txt", "dog\n\ncat\n")
+    with pytest.raises(UserError, match=r"classes\.txt: needs the name of a class in each line"):
+        read_boxes(data)
+
+
+def test_pictures_and_masks_are_no_boxes(tmp_path):
+    picture(tmp_path / "images" / "a.png")
+    picture(tmp_path / "labels" / "a.png")
+    text(tmp_path / "labels" / "notes.txt", "made by hand\n")
+    assert box_format(tmp_path) is None
+
+
 def test_a_byte_order_mark_is_passed_over(data):
     (data / "data.yaml").write_text("names: [dog, cat]\ntrain: images/train\n", "utf-8-sig")
     assert read_boxes(data, None).class_names == ("dog", "cat")

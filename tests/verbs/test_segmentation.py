@@ -16,10 +16,13 @@ from PIL import Image
 from rich.console import Console
 
 from mobilevit.checkpoints.files import architecture
+from mobilevit.data.class_lists import read_list
 from mobilevit.data.mask_sets import read_masks
+from mobilevit.data.scan import check_label_numbers
 from mobilevit.deployment.contract import Contract
 from mobilevit.deployment.runtimes import load_predictor
 from mobilevit.errors import UserError
+from mobilevit.tasks.segmentation.predictions import Prediction
 from mobilevit.verbs.evaluate import evaluate
 from mobilevit.verbs.export import export
 from mobilevit.verbs.predict import predict
@@ -302,6 +305,23 @@ def test_predicted_masks_are_read_as_labels(artefact: Path, masks: Path, tmp_pat
     assert not found.findings
 
 
+@pytest.mark.parametrize("listed", ["road 9 9 9\nbrick 1 2 3", "7 road\n300 brick"])
+def test_unsure_pixels_and_classes_of_any_list_are_read_as_labels(
+    tmp_path: Path, listed: str
+) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "classes.txt").write_text(listed, encoding="utf-8")
+    classes = read_list(tmp_path / "classes.txt")
+    contract = Contract("segmentation", classes.names, (2, 3), None, class_ids=classes.numbers)
+    mask = np.array([[0, 1, 255], [1, 1, 0]], np.uint8)
+    Image.new("RGB", (3, 2)).save(tmp_path / "images" / "a.png")
+    Prediction.of("a.png", mask, contract).save_mask(tmp_path / "masks" / "a.png")
+    found = read_masks(tmp_path, None)
+    np.testing.assert_array_equal(found.train[0].label.read(), mask)
+    assert not list(check_label_numbers(sample.label for sample in found.train))
+
+
 def test_drawings_and_masks_need_a_folder_each(artefact: Path, masks: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for drawings, numbers in ((out, out), (out, out / "masks"), (out / "seen", out)):
@@ -320,6 +340,15 @@ def test_masks_of_another_size_are_not_measured(
     with pytest.raises(UserError, match="6 masks of another size than the picture"):
         evaluate(artefact, tmp_path / "data")
     assert evaluate(artefact, tmp_path / "data", split="train").metrics["samples"] == 24
+
+
+def test_masks_with_a_number_in_no_class_are_not_measured(
+    artefact: Path, masks: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(masks, tmp_path / "data")
+    (tmp_path / "data" / "classes.txt").write_text("0 road\n7 brick\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"in no class: 42 \(.* pixels of 6 masks\)"):
+        evaluate(artefact, tmp_path / "data")
 
 
 def test_pictures_of_one_name_keep_their_folders(

@@ -45,7 +45,7 @@ def box_format(data: str | Path) -> BoxFormat | None:
 
     Args:
         data: a JSON file as COCO's, a YAML file as YOLO's, or a folder with the files of either or
-            with those of Pascal VOC.
+            with those of Pascal VOC, or with YOLO's ``images`` and ``labels``.
 
     Raises:
         UserError: when a file or folder cannot be read.

@@ -77,8 +77,9 @@ class ClassList:
         """Return the index of the class of every number in a mask.
 
         A colour of a list counts wherever a mask has colours, in its pixels or in its palette,
-        and where both have greys only; otherwise the numbers do. A mask saved in red, green and
-        blue may also have the number three times, and in one of single bits 1 is white. A
+        and where both have greys only; otherwise the numbers do, as they do under a palette
+        without a colour of the list, such as that of predicted masks. A mask saved in red, green
+        and blue may also have the number three times, and in one of single bits 1 is white. A
         palette's 255 has no class, unless its colour is listed.
 
         Args:
@@ -92,7 +93,7 @@ class ClassList:
             colours = zip(palette[::3], palette[1::3], palette[2::3], strict=False)
             numbers = enumerate(map(number_of, colours))
             known = {n: self.by_colour[c] for n, c in numbers if c in self.by_colour}
-            return {IGNORED: IGNORED, **known}
+            return {IGNORED: IGNORED, **known} if known else self.by_number
         if self.by_colour and all(colour % _GREYS == 0 for colour in self.by_colour):
             by_grey = {colour // _GREYS: index for colour, index in self.by_colour.items()}
             if header.mode == "1":
@@ -136,7 +137,8 @@ def read_list(file: Path) -> ClassList:
     behind it, and all or none a colour in front of it or behind; a comma, a semicolon or a colon
     is as good as a blank. Without numbers the first line is 0. Lines that begin with ``#`` are
     passed over, and so is the head of a table in a CSV file. Pixels of 255 have no class, unless
-    it is listed; where no numbers are written, nor have those of the number after the last.
+    it is listed, nor those of 65,535 where a number is above 255, nor white ones where one is above
+    that; where no numbers are written, nor have those of the number after the last.
 
     Raises:
         UserError: when it cannot be understood, has a class, a number or a colour twice, no class
@@ -170,8 +172,12 @@ def read_list(file: Path) -> ClassList:
             f"{file}: has {len(classes)} classes; it can have 1 to {MOST_CLASSES}. {HOW}"
         )
     after = () if numbered or len(lines) == IGNORED else (len(lines),)
+    highest = max(numbers)
+    largest = next(most for most in (IGNORED, 65_535, LARGEST_NUMBER) if highest <= most)
     spare = after if colours else (*after, *(number * _GREYS for number in after))
-    return make_list(dict(zip(numbers, names, strict=True)), colours, (*after, IGNORED), spare)
+    return make_list(
+        dict(zip(numbers, names, strict=True)), colours, (*after, IGNORED, largest), spare
+    )
 
 
 def _is_class(name: str) -> bool:

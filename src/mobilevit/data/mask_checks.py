@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from mobilevit.data.findings import Finding, counted, listed
-from mobilevit.data.masks import IGNORED, MaskFile, colour_of
+from mobilevit.data.masks import IGNORED, Mask, MaskFile, Pixels, colour_of
 
 if TYPE_CHECKING:
     from mobilevit.data.scan import Entry
@@ -52,7 +52,8 @@ def check_masks(entries: Sequence[Entry], tallies: Mapping[str, Tally]) -> Itera
         tallies: of all splits.
     """
     yield from check_shapes(entries)
-    yield from _check_numbers(entries)
+    counts = ((entry.sample.label, entry.record.pixels) for entry in entries)
+    yield from check_numbers((mask, pixels) for mask, pixels in counts if pixels)
     yield from _check_classes(tallies)
     empty = [e for e in entries if e.record.pixels and set(e.record.pixels.classes) == {IGNORED}]
     if empty:
@@ -97,18 +98,21 @@ def check_shapes(entries: Sequence[Entry]) -> Iterator[Finding]:
             )
 
 
-def _check_numbers(entries: Sequence[Entry]) -> Iterator[Finding]:
-    pixels: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
+def check_numbers(masks: Iterable[tuple[Mask, Pixels]]) -> Iterator[Finding]:
+    """Yield which numbers in masks are in no class.
+
+    Args:
+        masks: and what they count.
+    """
+    totals: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
     files: dict[str, list[str]] = defaultdict(list)
-    for entry in entries:
-        mask = entry.sample.label
-        if isinstance(mask, MaskFile) and entry.record.pixels:
-            for number, count in entry.record.pixels.unlisted.items():
+    for mask, pixels in masks:
+        if isinstance(mask, MaskFile):
+            for number, count in pixels.unlisted.items():
                 name = _told(number, mask.coloured)
-                is_spare = number in mask.spare
-                pixels[is_spare][name] += count
+                totals[number in mask.spare][name] += count
                 files[name].append(str(mask.path))
-    for is_spare, counts in pixels.items():
+    for is_spare, counts in totals.items():
         if not counts:
             continue
         worst = listed(

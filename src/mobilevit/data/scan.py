@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -207,6 +208,16 @@ def check_label_sizes(samples: Iterable[Sample[Any]]) -> Iterator[Finding]:
     yield from box_checks.check_shapes(boxes)
     masks = [entry for entry in entries if isinstance(entry.sample.label, Mask)]
     yield from mask_checks.check_shapes(masks)
+
+
+def check_label_numbers(labels: Iterable[Any]) -> Iterator[Finding]:
+    """Yield which numbers in masks are in no class; each mask is read, other labels are not."""
+    counts = []
+    for mask in labels:
+        if isinstance(mask, MaskFile):
+            with suppress(PictureError):  # it is left out, and told, when its turn comes
+                counts.append((mask, mask.count()))
+    yield from mask_checks.check_numbers(counts)
 
 
 def drop_unreadable(folders: Folders[Any], scan: Scan) -> Folders[Any]:

@@ -1,4 +1,7 @@
-"""Boxes as YOLO has them: a text file for each picture, and one YAML file about all of them."""
+"""Boxes as YOLO has them: a text file for each picture, and one YAML file about all of them.
+
+Labelling tools leave the YAML file out and write the names of the classes into ``classes.txt``.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +47,7 @@ POLYGON = Kind(
 
 _NOTHING = ("", "~", "null", "Null", "NULL")
 _SPLITS = ("train", "val", "test")
+_CLASSES = "classes.txt"
 _NAMES = re.compile(r"^names\s*:", re.MULTILINE)
 _PLACES = re.compile(r"^(train|val|test)\s*:", re.MULTILINE)
 
@@ -63,39 +67,49 @@ class _Loader(yaml.BaseLoader):
 
 
 def is_yolo(path: Path) -> bool:
-    """Tell whether a path is such a YAML file, or a folder that holds one."""
-    return bool(_yaml_files(path))
+    """Tell whether a path is such a YAML file, or a folder that holds one or only the labels."""
+    return bool(_yaml_files(path)) or _has_labels(path)
 
 
 def read(data: Path) -> RawSet:
-    """Read a YAML file.
+    """Read a YAML file, or a folder without one.
 
-    It has ``names`` and ``train``, and perhaps ``val``, ``test``, ``path`` and ``nc``. Each split
-    is a folder, a text file that lists pictures, or a list of these. The label of the picture
-    ``images/x/1.jpg`` is ``labels/x/1.txt``, or the text file beside it.
+    A YAML file has ``names`` and ``train``, and perhaps ``val``, ``test``, ``path`` and ``nc``.
+    Each split is a folder, a text file that lists pictures, or a list of these. The label of the
+    picture ``images/x/1.jpg`` is ``labels/x/1.txt``, or the text file beside it. A folder without
+    such a file has ``images``, with the splits in it or without, ``labels``, and ``classes.txt``
+    beside them or in ``labels``: a name in each line, from the number 0.
 
     Raises:
-        UserError: when the YAML file is broken or names what there is not.
+        UserError: when the YAML file is broken or names what there is not, or when a folder
+            without one has no names of classes.
     """
     files = _yaml_files(data)
     if len(files) > 1:
         names = ", ".join(file.name for file in files)
         raise UserError(f"{data}: has several YAML files with names of classes: {names}. Give one.")
-    file = files[0]
-    settings = _load(file)
-    classes = _classes(settings, file)
-    numbers = {number: label for label, number in enumerate(classes)}
     problems = Problems()
-    splits = {}
-    used: set[Path] = set()
-    for split in _SPLITS:
-        if settings.get(split):
-            paths = _pictures(settings, split, file, problems)
-            splits[split] = _read_labels(paths, numbers, problems)
-            used |= {_label(path) for path in paths}
-    _check_labels(used, problems)
-    if "train" not in splits:
-        raise UserError(f"{file}: has no 'train' that says where the pictures to train on are.")
+    if files:
+        settings = _load(files[0])
+        classes = _classes(settings, files[0])
+        found = {
+            split: _pictures(settings, split, files[0], problems)
+            for split in _SPLITS
+            if settings.get(split)
+        }
+        if "train" not in found:
+            raise UserError(
+                f"{files[0]}: has no 'train' that says where the pictures to train on are."
+            )
+    else:
+        classes = _listed_classes(data)
+        folders = {split: data / PICTURES.format(split=split) for split in _SPLITS}
+        found = {split: pictures(folder) for split, folder in folders.items() if folder.is_dir()}
+        if "train" not in found:
+            found = {"train": pictures(data / "images")}
+    numbers = {number: label for label, number in enumerate(classes)}
+    splits = {split: _read_labels(paths, numbers, problems) for split, paths in found.items()}
+    _check_labels({_label(path) for paths in found.values() for path in paths}, problems)
     return RawSet(tuple(classes.values()), tuple(classes), splits, problems)
 
 
@@ -146,6 +160,28 @@ def _yaml_files(path: Path) -> list[Path]:
         files = sorted(file for file in path.iterdir() if _is_yaml(file, _NAMES, _PLACES))
         return [file for file in files if file.stem == "data"][:1] or files
     return [path] if _is_yaml(path, _NAMES) else []
+
+
+def _has_labels(path: Path) -> bool:
+    """Tell whether a folder has pictures in ``images`` and boxes in ``labels``."""
+    if not (path / "images").is_dir() or not (path / "labels").is_dir():
+        return False
+    return any(_is_label(file) for file in (path / "labels").rglob("*.txt"))
+
+
+def _listed_classes(data: Path) -> dict[int, str]:
+    """Return the names of the classes of a folder without a YAML file by their numbers."""
+    files = (data / _CLASSES, data / "labels" / _CLASSES)
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        raise UserError(
+            f"{data}: has boxes as YOLO's in labels/, but neither data.yaml nor {files[0]}. Write "
+            "the latter, the name of a class in each line: that of the number 0 first."
+        )
+    names = file.read_text(encoding="utf-8-sig", errors="replace").strip().splitlines()
+    if not all(name.strip() for name in names):
+        raise UserError(f"{file}: needs the name of a class in each line, but has an empty one.")
+    return {number: name.strip() for number, name in enumerate(names)}
 
 
 def _is_yaml(path: Path, *keys: re.Pattern[str]) -> bool:

@@ -133,11 +133,13 @@ def judge(
         reason.
 
     Raises:
-        UserError: when none of the pictures can be read.
+        UserError: when none of the pictures can be read, or masks have numbers in no class.
     """
+    from mobilevit.data.scan import check_label_numbers
     from mobilevit.deployment.preprocess import batches
     from mobilevit.tasks import get_task
 
+    refuse(labelled.source, check_label_numbers(labelled.labels))
     metric = get_task(predictor.contract.task).metric(predictor.contract)
     unreadable: dict[str, str] = {}
     read = batches(labelled.paths, predictor.contract, batch_size)
