@@ -71,6 +71,14 @@ def test_agreement_counts_first_labels(paths):
     assert compare(Mean(), Mean(-10), paths).agreement < 1
 
 
+def test_it_says_which_rule_is_broken(paths):
+    far = compare(Mean(), Mean(0.5), paths, tolerance=1e-3, least_agreement=0.9)
+    assert "allowed is" in far.why_not()
+    swapped = replace(far, tolerance=1e6, agreement=0.5)
+    assert not swapped.passed
+    assert "first answer is PyTorch's for 50.00%; needed is 90%" in swapped.why_not()
+
+
 def test_unreadable_pictures_are_named(paths, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"x")

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
+from mobilevit.checkpoints.files import load_checkpoint, save_checkpoint
 from mobilevit.deployment.manifest import CONTRACT
 from mobilevit.errors import UserError
 from mobilevit.verbs.benchmark_formats import benchmark_formats
@@ -68,6 +70,16 @@ def test_what_it_refuses(measured, tmp_path, make_run, photos):
             benchmark_formats(measured, **numbers)
     with pytest.raises(UserError, match="Name a run folder of your own"):
         benchmark_formats("imagenette")
+
+
+def test_a_file_of_an_earlier_checkpoint_is_left_out(measured, photos, tmp_path):
+    folder = shutil.copytree(measured, tmp_path / "run")
+    found = load_checkpoint(folder / "best.safetensors")
+    with torch.no_grad():
+        found.network.get_classifier().bias.zero_()
+    save_checkpoint(folder / "best.safetensors", found)
+    with pytest.raises(UserError, match=r"best\.onnx: its checkpoint is not that of"):
+        benchmark_formats(folder, ["onnx"], photos)
 
 
 def test_a_file_that_cannot_be_opened_costs_its_line_alone(measured, photos, tmp_path):

@@ -93,7 +93,9 @@ def artefact(run: Run) -> Path:
 
 @pytest.fixture(scope="module")
 def raw(run: Run) -> Path:
-    return export(run.folder, output=run.folder / "raw.onnx", raw=True, dynamic_batch=True).path
+    path = export(run.folder, raw=True, dynamic_batch=True).path
+    assert path == run.folder / "best-raw.onnx"
+    return path
 
 
 def test_it_learns_to_find_boxes(run: Run) -> None:

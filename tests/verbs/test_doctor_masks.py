@@ -50,6 +50,8 @@ def test_what_is_wrong_with_masks_makes_it_not_ok(data):
     report = doctor(data, progress=False)
     assert [finding.check for finding in report.findings] == ["unlisted-number"]
     assert not report.ok
+    report = doctor(data, progress=False, task="classification")
+    assert "--recipe masks" in report.findings[0].message
     (data / "classes.txt").unlink()
     report = doctor(data, progress=False)
     assert [finding.check for finding in report.findings] == ["layout"]

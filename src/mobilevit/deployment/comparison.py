@@ -66,6 +66,21 @@ class Comparison:
         """Whether the artefact agrees with the reference; never with NaN."""
         return self.max_difference <= self.limit and self.agreement >= self.least_agreement
 
+    def why_not(self) -> str:
+        """Return in words what keeps it from passing, and the way out."""
+        said = f"On {self.pictures} pictures "
+        if not self.max_difference <= self.limit:
+            return (
+                f"{said}its outputs differ from PyTorch's by up to {self.max_difference:.3g}; "
+                f"allowed is {self.limit:.3g}, that is {self.tolerance:g} of their range. The "
+                f"first answer is the same for {self.agreement:.2%}. A larger tolerance accepts it."
+            )
+        return (
+            f"{said}its first answer is PyTorch's for {self.agreement:.2%}; needed is "
+            f"{self.least_agreement:.0%}. A tolerance of your own accepts any answers: "
+            f"{self.tolerance:g} is enough."
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values for JSON; a NaN becomes ``None``."""
         values = {**asdict(self), "limit": self.limit, "passed": self.passed}

@@ -21,21 +21,23 @@ COMPARISON = "mobilevit.comparison"
 
 @dataclass(frozen=True)
 class Origin:
-    """Which data a network was trained on, without saying where they lie.
+    """Where a network comes from: its checkpoint, and its data without saying where they lie.
 
     Attributes:
         data: a hash of the absolute path of the folder; empty where it is not known.
         val_fraction: the share held out from a folder without a split of its own.
+        checkpoint: a hash of the checkpoint's file; empty where it is not known.
     """
 
     data: str = ""
     val_fraction: float = 0.2
+    checkpoint: str = ""
 
     @classmethod
-    def of(cls, data: str | Path, val_fraction: float = 0.2) -> Origin:
+    def of(cls, data: str | Path, val_fraction: float = 0.2, checkpoint: str = "") -> Origin:
         """Return the origin of a network that was trained on a folder."""
         path = str(Path(data).resolve()).encode(errors="surrogateescape")
-        return cls(hashlib.blake2b(path, digest_size=8).hexdigest(), val_fraction)
+        return cls(hashlib.blake2b(path, digest_size=8).hexdigest(), val_fraction, checkpoint)
 
     def is_at(self, data: str | Path) -> bool:
         """Return whether a folder is the one the network was trained on."""
@@ -50,7 +52,7 @@ class Manifest:
         contract: how to feed and read it.
         network: what is known of it: ``network`` (name), ``precision``, ``parameters`` and
             ``multiply_adds`` of one picture, ``quantised``, ``delegated``, ``versions``.
-        origin: what it was trained on.
+        origin: where it comes from.
     """
 
     contract: Contract

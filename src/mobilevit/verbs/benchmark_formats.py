@@ -256,9 +256,14 @@ def _artefacts(checkpoint: Path, formats: Sequence[str]) -> list[Path]:
 
 def _check_network(predictor: Predictor, checkpoint: Predictor) -> None:
     ours, theirs = checkpoint.contract, predictor.contract
-    if replace(theirs, layout=ours.layout, output=ours.output) != ours:
+    known = predictor.origin.checkpoint
+    differ = [
+        *(["contract"] if replace(theirs, layout=ours.layout, output=ours.output) != ours else []),
+        *(["checkpoint"] if known and known != checkpoint.origin.checkpoint else []),
+    ]
+    if differ:
         raise UserError(
-            f"{predictor.path}: its contract differs from that of {checkpoint.path}, so it was "
+            f"{predictor.path}: its {differ[0]} is not that of {checkpoint.path}, so it was "
             "exported from another network. Export it anew, or move it away."
         )
 
@@ -269,19 +274,21 @@ def _plot(table: FormatTable, path: Path) -> None:
 
     from mobilevit.files import replacing
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.add_subplot()
     timed = [row for row in table.rows if row.timings]
     for row in timed:
         x, y = row.timings[0].median_ms, 100 * row.metrics[table.primary]
-        axes.scatter([x], [y], 20 + 10 * (row.description["bytes"] or 0) / 1e6, alpha=0.6)
-        place = axes.annotate(row.model, (x, y), xytext=(6, 6), textcoords="offset points")
-        place.set(fontsize=8, parse_math=False)
+        area = 20 + 10 * (row.description["bytes"] or 0) / 1e6
+        colour = axes.scatter([x], [y], area, alpha=0.6).get_facecolor()
+        axes.scatter([], [], 30, color=colour, label=row.model)
+    for name in axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8).get_texts():
+        name.set_parse_math(False)
     count = timed[0].timings[0].threads
     axes.set_xlabel(f"ms for one picture, {count} thread{'s' * (count > 1)} (area: MB)")
     axes.set_ylabel(f"{table.primary} in %, {table.pictures:,} pictures")
+    axes.margins(x=0.1, y=0.2)
     axes.set_xlim(left=0)
-    axes.margins(x=0.2, y=0.2)
     axes.grid(alpha=0.3)
     with replacing(path) as beside:
         figure.savefig(beside, format="png", dpi=120)

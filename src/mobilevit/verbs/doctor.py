@@ -5,25 +5,23 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilevit.data.box_checks import is_crowded
-from mobilevit.data.box_sets import read_boxes
 from mobilevit.data.boxes import Boxes
 from mobilevit.data.findings import Finding, counted
-from mobilevit.data.folders import Folders, read_folders, spread
-from mobilevit.data.mask_sets import read_masks
+from mobilevit.data.folders import Folders, spread
 from mobilevit.data.masks import Mask
 from mobilevit.data.scan import Scan, drop_unreadable, scan, usable_cores
 from mobilevit.deployment.formats import FORMATS, Format
-from mobilevit.errors import MissingExtraError, UserError, unknown
+from mobilevit.errors import MissingExtraError, UserError
 from mobilevit.files import make_folder, replacing
 from mobilevit.machine import processor, versions
-from mobilevit.tasks import task_of
+from mobilevit.tasks import get_task, task_of
 from mobilevit.verbs.scan_tables import scan_tables
 
 if TYPE_CHECKING:
@@ -57,11 +55,6 @@ _VERBS = {
 }
 _MARKS = {"error": "[bold red]error[/]", "warning": "[yellow]warning[/]", "info": "[cyan]info[/]"}
 _FILES_SHOWN = 5
-_READERS: dict[str, Callable[[str | Path], Folders[Any]]] = {
-    "classification": read_folders,
-    "detection": read_boxes,
-    "segmentation": read_masks,
-}
 
 
 @dataclass(frozen=True)
@@ -187,13 +180,13 @@ def doctor(
         raise UserError(f"size is {size}; it must be 1 or more.")
     if draw is not None:
         _check_drawing(Path(draw), data)
-    if task is not None and task not in _READERS:
-        raise unknown("task", task, _READERS)
+    if task is not None:
+        get_task(task)
     machine, problems = _examine_machine()
     if data is None:
         return Report(machine, problems=problems)
     try:
-        folders = _READERS[task or task_of(data)](data)
+        folders = get_task(task or task_of(data)).read(data)
     except UserError as error:
         problems += (Finding("error", "layout", str(error), (str(data),)),)
         return Report(machine, str(data), problems=problems)

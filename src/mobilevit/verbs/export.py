@@ -150,12 +150,13 @@ def export(
         model: whatever ``load_pretrained`` takes.
         format: ``"onnx"``, ``"coreml"``, ``"executorch"``, ``"litert"`` or ``"openvino"``.
         output: the file to write (Core ML: the folder); by default beside the checkpoint, under its
-            name, with the precision where it is not the format's usual one.
+            name, with what is unusual: ``raw``, and a precision that is not the format's own.
         data: a folder or a picture to compare on; by default the pictures that the run was
             validated on.
         dynamic_batch: take any number of pictures at once instead of one.
         tolerance: largest difference of two outputs, as a share of the range of all; by default
-            0.001 for fp32, more for others, see ``comparison.TOLERANCES``.
+            0.001 for fp32, more for others, see ``comparison.TOLERANCES``, and for int8 nine in ten
+            first answers have to be the same too, which a tolerance that is given leaves to you.
         raw: of a detector, write the boxes and probabilities of all anchors, without the choice
             among them, which whoever runs it then makes (non-maximum suppression); of a segmenter,
             the logits at the head's stride, to be upsampled likewise.
@@ -188,7 +189,7 @@ def export(
     if format_of(model):
         raise UserError(f"{model}: this is an artefact already; export takes a checkpoint.")
     found = load_pretrained(model)
-    path = _target(model, found.path, chosen, config, output)
+    path = _target(model, found.path, chosen, config, output, raw)
     found = _read_raw(found, model) if raw else found
     checkpoint, contract = found.checkpoint, found.checkpoint.contract
     reference = TorchPredictor.from_pretrained(found)
@@ -229,12 +230,7 @@ def export(
             artefact = chosen.open(beside)
             comparison = compare(reference, artefact, pictures, allowed, least)
             if not comparison.passed:
-                raise UserError(
-                    f"{path}: not written. On {comparison.pictures} pictures its outputs differ "
-                    f"from PyTorch's by up to {comparison.max_difference:.3g}; allowed is "
-                    f"{comparison.limit:.3g}, that is {allowed:g} of their range. The first answer "
-                    f"is the same for {comparison.agreement:.2%}. A larger tolerance accepts that."
-                )
+                raise UserError(f"{path}: not written. {comparison.why_not()}")
             described = artefact.describe()
             del artefact  # some runtimes hold their file
             chosen.exporter().annotate(beside, {COMPARISON: json.dumps(comparison.to_dict())})
@@ -262,7 +258,7 @@ def export_all(model: str | Path, output: str | Path | None = None, **options: A
     """
     reports: list[ExportReport] = []
     refused: dict[str, str] = {}
-    stem = _stem(model, options.get("precision"))
+    stem = _stem(model, options.get("raw", False), options.get("precision"))
     for name, format in FORMATS.items():
         target = None if output is None else Path(output) / f"{stem}{format.suffix}"
         try:
@@ -274,12 +270,12 @@ def export_all(model: str | Path, output: str | Path | None = None, **options: A
     return Exports(tuple(reports), refused)
 
 
-def _stem(model: str | Path, precision: str | None) -> str:
+def _stem(model: str | Path, raw: bool, precision: str | None) -> str:
     """Return what an artefact is called, where a folder is named for all of them."""
     path = Path(model)
     name = "best" if path.is_dir() else str(model).partition("@")[0].rpartition("/")[2]
     name = name.removesuffix(".safetensors")
-    return f"{name}-{precision}" if precision else name
+    return "-".join([name, *["raw"] * raw, *([precision] if precision else [])])
 
 
 def _target(
@@ -288,6 +284,7 @@ def _target(
     format: Format,
     config: ExportConfig,
     output: str | Path | None,
+    raw: bool,
 ) -> Path:
     """Return where the artefact goes."""
     usual = format.resolve(ExportConfig())
@@ -304,7 +301,7 @@ def _target(
     else:
         own = Path(model) in (source, source.parent)
         name = source.stem if own else str(model).partition("@")[0].rpartition("/")[2]
-        path = Path("-".join([name, *unusual]) + format.suffix)
+        path = Path("-".join([name, *["raw"] * raw, *unusual]) + format.suffix)
         path = source.parent / path if own else path  # else from the hub or with the package
     if path.suffix != format.suffix:
         raise UserError(f"{path}: the name of a file for {format.title} ends in {format.suffix}.")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilevit.data.folders import fingerprint
 from mobilevit.deployment.contract import Contract
 from mobilevit.deployment.manifest import Origin
 from mobilevit.deployment.runtimes.artefact import check_images, check_threads
@@ -178,10 +179,11 @@ def remembered_data(checkpoint: Path) -> Path | None:
 
 
 def read_origin(checkpoint: Path, recipe: dict[str, Any]) -> Origin:
-    """Return what a checkpoint was trained on, as far as its run folder and its recipe tell."""
+    """Return where a network comes from, as far as its file, run folder and recipe tell."""
     data = remembered_data(checkpoint)
     fraction = recipe.get("data", {}).get("val_fraction", Origin.val_fraction)
-    return Origin.of(data, fraction) if data else Origin()
+    of_file = fingerprint(checkpoint, whole=True) if checkpoint.is_file() else ""
+    return Origin.of(data, fraction, of_file) if data else Origin(checkpoint=of_file)
 
 
 @contextmanager
