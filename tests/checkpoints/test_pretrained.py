@@ -316,6 +316,7 @@ def test_a_kernel_that_is_not_there_is_told(tmp_path: Path) -> None:
         ("transformers", "config.json", {"hidden_act": "gelu"}),
         ("transformers", "config.json", {"layer_norm_eps": 0.01}),
         ("transformers", "preprocessor_config.json", {"do_rescale": False}),
+        ("transformers", "preprocessor_config.json", {"do_resize": False}),
         ("timm", "config.json", {"global_pool": "max"}),
     ],
     ids=str,
@@ -346,6 +347,40 @@ def test_pictures_that_transformers_stretches_are_stretched(tmp_path: Path) -> N
     processor.save_pretrained(folder)
     with pytest.raises(UserError, match=r"stretches pictures to .* and then cuts out"):
         load_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"do_center_crop": False},
+        {"crop_size": {"height": 256, "width": 320}, "size": {"shortest_edge": 288}},
+    ],
+    ids=str,
+)
+def test_a_crop_that_transformers_does_not_make_is_refused(
+    change: dict[str, object], tmp_path: Path
+) -> None:
+    path = transformers_saved(tmp_path / "saved", "mobilevit_xxs").folder
+    path /= "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=r"shorter side 288 pixels and does not cut"):
+        load_pretrained(path.parent)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"crop_mode": "border"},
+        {"crop_mode": "squash", "crop_pct": 0.9},
+        {"crop_pct": 1.1},
+        {"input_size": (3, 256, 320)},
+    ],
+    ids=str,
+)
+def test_a_crop_that_no_contract_says_is_refused(change: dict[str, object], tmp_path: Path) -> None:
+    saved = timm_saved(tmp_path / "saved", "mobilevit_xxs", pretrained_cfg_overlay=change)
+    with pytest.raises(UserError, match=r"asks for crop_mode .* and crop_pct .* at 256 x"):
+        load_pretrained(saved.folder)
 
 
 class TestCreateModel:

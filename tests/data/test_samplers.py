@@ -118,6 +118,13 @@ def test_epochs_and_seeds_differ_and_repeat() -> None:
     assert len(seeds) == 600  # no augmentation is ever repeated
 
 
+def test_there_is_no_epoch_before_the_first() -> None:
+    sampler = MultiScaleSampler(50, 4, (32,), 32)
+    for wrong in ((-1, 0), (0, -1)):
+        with pytest.raises(ValueError, match="must not be negative"):
+            sampler.set_epoch(*wrong)
+
+
 def test_global_random_numbers_are_left_alone() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()

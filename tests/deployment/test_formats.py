@@ -54,6 +54,7 @@ def test_names_and_endings():
     with pytest.raises(UserError, match="Did you mean 'litert'"):
         get_format("lite-rt")
     assert format_of("runs/photos/best-int8.tflite") is FORMATS["litert"]
+    assert format_of("BEST.ONNX") is FORMATS["onnx"]
     assert format_of("runs/photos/best.safetensors") is None
     assert format_of("runs/photos") is None
 

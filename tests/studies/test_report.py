@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from mobilevit import Recipe
 from mobilevit.data.folders import Folders, Sample
 from mobilevit.studies.folder import Result, StudyFolder, Trained
-from mobilevit.studies.plots import draw_accuracy, draw_curves
+from mobilevit.studies.plots import _draw_rows, draw_accuracy, draw_curves
 from mobilevit.studies.report import PAPER, StudyReport, write_report
 from mobilevit.studies.study import Entry, Study
 
@@ -150,6 +151,13 @@ def test_the_curves_show_every_training(tmp_path: Path) -> None:
         draw_curves(tmp_path / "curves.png", [result("A", accuracies)])
         pictures.append(np.asarray(Image.open(tmp_path / "curves.png").convert("RGB")))
     assert (pictures[0] != pictures[1]).any()
+
+
+def test_the_curve_of_one_epoch_is_a_dot() -> None:
+    axes = Figure().subplots()
+    _draw_rows(axes, [{"epoch": 1, "val_top1": 0.5}], "val_top1")
+    _draw_rows(axes, [{"epoch": 1, "val_top1": 0.5}, {"epoch": 2, "val_top1": 0.6}], "val_top1")
+    assert [line.get_marker() for line in axes.get_lines()] == [".", "None"]
 
 
 def test_a_study_that_has_not_begun_has_a_report(tmp_path: Path) -> None:

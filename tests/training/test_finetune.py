@@ -59,8 +59,11 @@ def test_the_network_is_that_of_the_weights(finetuned: Run, weights: Path) -> No
     assert changed == {"head.weight", "head.bias"}
 
 
-def test_it_can_be_resumed_without_the_weights(finetuned: Run) -> None:
+def test_it_can_be_resumed_without_the_weights(
+    finetuned: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert train(resume=finetuned.folder, progress=False).metrics == finetuned.metrics
+    assert "nothing is left to train" in capsys.readouterr().err
 
 
 def test_patches_of_ones_own_are_kept(tiny: Path, weights: Path, tmp_path: Path) -> None:

@@ -72,6 +72,19 @@ def test_epochs_to_be_done_again_are_forgotten(tmp_path: Path) -> None:
     assert folder.rows() == [row(1), row(2), row(3)]
 
 
+def test_a_run_taken_up_again_began_when_it_began(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(Recipe(), tmp_path, 0)
+    told = folder.facts()
+    folder.info.write_text(json.dumps(told | {"started": "2026-01-01T00:00:00+00:00"}))
+    folder.begin(Recipe(), tmp_path / "moved", 1)
+    assert folder.facts()["started"] == "2026-01-01T00:00:00+00:00"
+    assert folder.data == tmp_path / "moved"
+    folder.info.write_text("{")
+    folder.begin(Recipe(), tmp_path, 1)
+    assert folder.facts()["started"] >= told["started"]
+
+
 def test_a_folder_without_training_state_cannot_be_resumed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no last\.safetensors"):
         RunFolder.existing(tmp_path)

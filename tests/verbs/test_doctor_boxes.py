@@ -102,7 +102,7 @@ def test_without_the_evaluator_it_says_what_was_not_checked(data, monkeypatch):
 
 def test_drawing_boxes_and_classes(data, photos, tmp_path):
     for source in (data, photos):
-        target = tmp_path / "new" / f"{source.name}.picture"
+        target = tmp_path / "new" / f"{source.name}.png"
         assert doctor(source, progress=False, draw=target).ok
         with Image.open(target) as image:
             assert image.format == "PNG"
@@ -119,6 +119,8 @@ def test_what_is_there_is_not_drawn_over(data, tmp_path):
     assert photo.read_bytes() == before
     with pytest.raises(UserError, match="without DATA"):
         doctor(draw=tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a\.jpg: it is drawn as PNG"):
+        doctor(data, draw=tmp_path / "a.jpg")
     with pytest.raises(UserError, match="size is 0"):
         doctor(data, size=0)
 

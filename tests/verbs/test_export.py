@@ -119,8 +119,15 @@ def test_what_it_refuses(run, artefact, tmp_path, monkeypatch):
         export(run, format="onx")
     with pytest.raises(UserError, match="an artefact already"):
         export(artefact)
-    with pytest.raises(UserError, match=r"ends in \.onnx"):
+    with pytest.raises(UserError, match=r"ends in \.onnx\. For LiteRT, take .*--format litert"):
         export(run, output=tmp_path / "x.tflite")
+    with pytest.raises(UserError, match=r"ends in \.onnx\.$"):
+        export(run, output=tmp_path / "x.on")
+    for wrong in (-1.0, float("nan")):
+        with pytest.raises(UserError, match=r"tolerance is .*; it must be 0 or more"):
+            export(run, tolerance=wrong)
+    with pytest.raises(UserError, match=r"float_blocks is 'stem'; .* \('stem',\)"):
+        export(run, precision="int8", float_blocks="stem")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(MissingExtraError, match=r'pip install "mobilevit\[onnx\]"'):
         export(run)

@@ -109,6 +109,8 @@ def test_the_first_word_is_a_model_unless_it_can_only_be_pictures(run, photos, m
 
 
 def test_pictures_must_be_named(run):
+    with pytest.raises(UserError, match="the list of them is empty"):
+        predict(run, [])
     with pytest.raises(UserError, match="predict needs pictures"):
         predict()
     with pytest.raises(UserError, match="no pictures are named after it"):

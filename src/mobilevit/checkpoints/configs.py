@@ -37,6 +37,7 @@ _OUTPUTS = {"ssdlite": "detections", "deeplabv3": "pixel_logits"}
 _AS_HERE: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu", "swish"),
     "layer_norm_eps": (1e-5,),
+    "do_resize": (True,),
     "do_rescale": (True,),
     "rescale_factor": (1 / 255,),
     "global_pool": ("avg",),
@@ -239,8 +240,14 @@ def _transformers(
                 f"{tuple(size)}, which no contract here says. Without that file its weights load."
             )
         size = whole
-    elif isinstance(short, dict):
-        short = short["shortest_edge"]
+    else:
+        short = short["shortest_edge"] if isinstance(short, dict) else short
+        if not processor.get("do_center_crop", True) or short < max(size):
+            raise UserError(
+                f"{source}: its {PROCESSOR} makes the shorter side {short} pixels and does not cut "
+                f"{tuple(size)} out of that, which no contract here says. Without that file its "
+                "weights load."
+            )
     labels = configs.get(CONFIG, {}).get("id2label")
     if labels is not None:
         labels = [labels[str(i)] for i in range(len(labels))]
@@ -260,9 +267,16 @@ def _timm(
     if "input_size" not in settings:
         return *_USUAL[""], "bilinear", None
     _, height, width = settings["input_size"]
-    short = math.floor(min(height, width) / settings.get("crop_pct", 0.875))
-    if settings.get("crop_mode") == "squash":
+    share, mode = settings.get("crop_pct", 0.875), settings.get("crop_mode", "center")
+    short: int | None = math.floor(min(height, width) / share)
+    if mode == "squash" and share == 1:
         short = None
+    elif mode != "center" or height != width or share > 1:
+        raise UserError(
+            f"{source}: its {CONFIG} asks for crop_mode {mode!r} and crop_pct {share} at "
+            f"{height} x {width} pixels, which no contract here says. Without that file its "
+            "weights load."
+        )
     labels = settings.get("label_names") or config.get("label_names")
     if isinstance(labels, Mapping):
         labels = [labels[str(i)] for i in range(len(labels))]

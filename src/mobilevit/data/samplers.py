@@ -110,7 +110,13 @@ class MultiScaleSampler(Sampler[list[SampleKey]]):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, step: int = 0) -> None:
-        """Go to a step of an epoch; the next iteration starts there."""
+        """Go to a step of an epoch; the next iteration starts there.
+
+        Raises:
+            ValueError: when one of them is negative.
+        """
+        if min(epoch, step) < 0:
+            raise ValueError(f"epoch {epoch}, step {step}: they must not be negative")
         self.epoch = epoch
         self.start = step
         self.steps = self.plan(epoch)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mobilevit.errors import UserError
+
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-weights")
 
 
@@ -20,9 +22,19 @@ class ExportConfig:
             below them.
         backend: of ExecuTorch alone: who computes, ``"xnnpack"`` (its first choice) or
             ``"coreml"``.
+
+    Raises:
+        UserError: when ``float_blocks`` is one word instead of several.
     """
 
     precision: str | None = None
     dynamic_batch: bool = False
     float_blocks: tuple[str, ...] = ()
     backend: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.float_blocks, str):
+            raise UserError(
+                f"float_blocks is {self.float_blocks!r}; it must be a tuple of names, "
+                f"({self.float_blocks!r},)."
+            )

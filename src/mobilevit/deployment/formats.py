@@ -226,7 +226,7 @@ def get_format(name: str) -> Format:
 
 def format_of(model: str | Path) -> Format | None:
     """Return the format whose files are named like this one, if there is one."""
-    suffix = Path(model).suffix
+    suffix = Path(model).suffix.lower()
     return next((format for format in FORMATS.values() if format.suffix == suffix), None)
 
 

@@ -81,7 +81,8 @@ def draw_curves(path: Path, results: Sequence[Result]) -> None:
 
 
 def _draw_rows(axes: Axes, rows: Sequence[Mapping[str, float]], value: str, **look: Any) -> None:
-    axes.plot([row["epoch"] for row in rows], [row[value] * 100 for row in rows], **look)
+    epochs, values = [row["epoch"] for row in rows], [row[value] * 100 for row in rows]
+    axes.plot(epochs, values, marker="." if len(rows) == 1 else None, **look)
 
 
 def _as_they_are(legend: Legend) -> None:

@@ -96,6 +96,8 @@ def fit(
     if saved is not None:
         progress = _restored(saved, progress, raw, evaluated, optimizer, run)
         average.n_averaged.fill_(progress.updates)
+        if progress.epoch >= recipe.training.epochs:
+            display.console.print(f"{progress.epoch} epochs are done: nothing is left to train")
     if progress.scaler:
         fabric.strategy.precision.load_state_dict(progress.scaler)
     if recipe.training.compile:

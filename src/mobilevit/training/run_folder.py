@@ -39,6 +39,7 @@ class RunFolder:
         self.last = path / "last.safetensors"
         self.recipe = path / "recipe.yaml"
         self.metrics = path / "metrics.jsonl"
+        self.info = path / "run.json"
         self.batch = path / "batch.png"
         self.curves = path / "curves.png"
 
@@ -60,7 +61,7 @@ class RunFolder:
         Raises:
             UserError: when it cannot be read.
         """
-        return read_json(self.path / "run.json")
+        return read_json(self.info)
 
     @property
     def data(self) -> Path:
@@ -113,15 +114,18 @@ class RunFolder:
         for unfinished in self.path.glob(".*.safetensors.*"):
             unfinished.unlink()
         write_text(self.recipe, recipe.to_yaml())
+        started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        with suppress(UserError):  # there is none yet
+            started = self.facts().get("started", started)
         facts = {
             "data": str(data.absolute()),
-            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "started": started,
             "python": platform.python_version(),
             "machine": platform.machine(),
             "processor": processor(),
             **versions(("mobilevit", "torch", "torchvision", "pillow")),
         }
-        write_text(self.path / "run.json", json.dumps(facts, indent=2, ensure_ascii=False))
+        write_text(self.info, json.dumps(facts, indent=2, ensure_ascii=False))
         write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in self.rows()[:epoch]))
 
     def rows(self) -> list[dict[str, Any]]:

@@ -174,7 +174,7 @@ def doctor(
 
     Raises:
         UserError: when ``size`` is below 1, when there is no such task, or when ``draw`` cannot be
-            made: without ``data``, or where there is a file already.
+            made: without ``data``, under another ending, or where there is a file already.
     """
     if size < 1:
         raise UserError(f"size is {size}; it must be 1 or more.")
@@ -229,6 +229,8 @@ def _check_truth(folders: Folders[Boxes]) -> Iterator[Finding]:
 def _check_drawing(path: Path, data: str | Path | None) -> None:
     if data is None:
         raise UserError(f"{path}: nothing to draw without DATA. Name a data set too.")
+    if path.suffix.lower() != ".png":
+        raise UserError(f"{path}: it is drawn as PNG; choose a name that ends in .png.")
     if path.exists():
         raise UserError(f"{path}: it exists already. Choose another file to draw into.")
 

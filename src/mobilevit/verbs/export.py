@@ -173,6 +173,8 @@ def export(
             the tolerance.
     """
     started = time.perf_counter()
+    if tolerance is not None and not tolerance >= 0:
+        raise UserError(f"tolerance is {tolerance}; it must be 0 or more.")
     chosen = get_format(format)
     config = chosen.resolve(ExportConfig(precision, dynamic_batch, float_blocks, backend))
     chosen.check(chosen.builds + chosen.runs)
@@ -304,7 +306,15 @@ def _target(
         path = Path("-".join([name, *["raw"] * raw, *unusual]) + format.suffix)
         path = source.parent / path if own else path  # else from the hub or with the package
     if path.suffix != format.suffix:
-        raise UserError(f"{path}: the name of a file for {format.title} ends in {format.suffix}.")
+        other = format_of(path)
+        hint = (
+            f" For {other.title}, take format={other.name} (--format {other.name})."
+            if other
+            else ""
+        )
+        raise UserError(
+            f"{path}: the name of a file for {format.title} ends in {format.suffix}.{hint}"
+        )
     if path.exists() and not format.made(path):
         raise UserError(f"{path}: exists, and was not made by this package. Give another output.")
     for beside in map(path.with_suffix, format.beside):

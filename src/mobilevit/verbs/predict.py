@@ -124,6 +124,8 @@ def predict(
     if pictures is None:
         model, pictures = split_words([] if model is None else [model])
     paths = find_pictures(pictures, foreign=True)
+    if not paths:
+        raise UserError("there are no pictures to look at: the list of them is empty.")
     predictor = _load_shipped(threads) if model is None else load_predictor(model, threads)
     task = get_task(predictor.contract.task)
     if coco is not None and Path(coco).exists():
