@@ -438,6 +438,12 @@ class TestCreateModel:
         with pytest.raises(UserError, match="weights of mobilevit_xxs, not of mobilevit_s"):
             create_model("mobilevit_s", pretrained=xxs_file(tmp_path))
 
+    def test_what_says_nothing_is_refused(self) -> None:
+        with pytest.raises(UserError, match="pretrained is True; it must name the weights"):
+            create_model("mobilevit_xxs", pretrained=True)  # type: ignore[call-overload]
+        with pytest.raises(UserError, match="channel_order is a fact about weights"):
+            create_model("mobilevit_xxs", channel_order="BGR")
+
     def test_a_path_that_is_not_there_is_no_name_on_the_hub(self, tmp_path: Path) -> None:
         path = xxs_file(tmp_path)
         with pytest.raises(UserError, match=r"Did you mean 'ours\.safetensors'"):

@@ -74,6 +74,12 @@ def test_feature_maps_too(name: str) -> None:
         torch.testing.assert_close(fast, slow, atol=1e-4, rtol=1e-5)
 
 
+def test_nothing_brings_dropout_back(network: Backbone) -> None:
+    fast = optimize(network)
+    assert fast.train() is fast
+    assert not any(module.training for module in fast.modules())
+
+
 def test_other_precisions_are_refused(network: Backbone) -> None:
     with pytest.raises(ValueError, match="fp32, bf16, not 'int8'"):
         optimize(network, "int8")

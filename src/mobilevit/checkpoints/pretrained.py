@@ -294,7 +294,15 @@ def create_model(
 
     Raises:
         UserError: for an unknown name or number, and when the weights are of another network.
+        TypeError, ValueError, ArithmeticError, RuntimeError: for numbers that make no network.
     """
+    if isinstance(pretrained, bool):
+        raise UserError(
+            f"pretrained is {pretrained}; it must name the weights, like 'imagenette' or a file. "
+            "Leave it out for random ones."
+        )
+    if pretrained is None and channel_order is not None:
+        raise UserError("channel_order is a fact about weights: name them too (pretrained=).")
     if pretrained is None:
         classes = 1000 if num_classes is None else num_classes
         network: Backbone = make(name, num_classes=classes, in_chans=in_chans, **numbers)

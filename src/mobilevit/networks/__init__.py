@@ -89,6 +89,7 @@ def create_model(
 
     Raises:
         UserError: for an unknown name or number, with the nearest right one.
+        TypeError, ValueError, ArithmeticError, RuntimeError: for numbers that make no network.
     """
     if name not in VARIANTS:
         raise unknown("model", name, VARIANTS)

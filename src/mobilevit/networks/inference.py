@@ -25,6 +25,10 @@ class InferenceNetwork(nn.Module):
         self.network = network
         self.dtype = dtype
 
+    def train(self, mode: bool = True) -> InferenceNetwork:
+        """Stay as it is: there is nothing to train, and dropout would come back."""
+        return super().train(False)
+
     @torch.inference_mode()
     def forward(self, x: Tensor) -> Any:
         x = x.to(dtype=self.dtype, memory_format=torch.channels_last)

@@ -6,6 +6,7 @@ here and nowhere else. Needs no torch.
 
 from __future__ import annotations
 
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from mobilevit.deployment.contract import LARGEST
 from mobilevit.errors import UserError, nearest, unknown
 from mobilevit.files import list_settings, read_settings
 
@@ -332,9 +334,9 @@ class Recipe:
             ("accumulate", t.accumulate, 1, None),
             ("save_steps", t.save_steps, 1, None),
             ("seed", t.seed, 0, 2**63 - 1),
-            ("size", d.size, 32, None),
-            *(("sizes", size, 32, None) for size in d.sizes),
-            ("resize", self.eval_resize, d.size, None),
+            ("size", d.size, 32, LARGEST),
+            *(("sizes", size, 32, LARGEST) for size in d.sizes),
+            ("resize", self.eval_resize, d.size, LARGEST),
             ("workers", d.workers or 0, 0, None),
             ("val_fraction", d.val_fraction, 0.01, 0.9),
             ("lr", o.lr, 0, None),
@@ -360,11 +362,11 @@ class Recipe:
             ("distort", a.distort, 0, 1),
             ("scale", g.scale[0], 0.05, g.scale[1]),
             ("scale", g.scale[1], 0.05, 20),
-            *(("eval_shape", side, 32, None) for side in g.eval_shape or ()),
+            *(("eval_shape", side, 32, LARGEST) for side in g.eval_shape or ()),
             ("aux_weight", g.aux_weight, 0, None),
             ("balance", g.balance, 0, 1),
         ):
-            if not value >= low or (high is not None and not value <= high):  # NaN is neither
+            if not low <= value <= (sys.float_info.max if high is None else high):
                 bounds = f"at least {low}" if high is None else f"from {low} to {high}"
                 raise UserError(f"{source}: {name} is {value}, it must be {bounds}.")
         if self.training.int8 and self.training.compile:

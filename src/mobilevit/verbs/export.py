@@ -180,6 +180,8 @@ def export(
     chosen.check(chosen.builds + chosen.runs)
     if calibrate is not None and config.precision != "int8":
         raise UserError("pictures to calibrate on are for int8: leave calibrate out.")
+    from rich.console import Console
+
     from mobilevit.checkpoints import load_pretrained
     from mobilevit.deployment.comparison import AGREEMENTS, TOLERANCES, compare
     from mobilevit.deployment.exporters import check, write
@@ -209,7 +211,8 @@ def export(
     allowed = TOLERANCES[str(config.precision)] if tolerance is None else tolerance
     least = AGREEMENTS.get(str(config.precision), 0.0) if tolerance is None else 0.0
     make_folder(path.parent)
-    with publishing(path) as beside:
+    waiting = Console(stderr=True).status(f"{chosen.title}: writing and comparing")
+    with publishing(path) as beside, waiting:
         write(
             chosen,
             network,

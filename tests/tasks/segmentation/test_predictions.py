@@ -106,12 +106,20 @@ def test_a_line_tells_the_largest_classes_first() -> None:
     cut = Prediction.of("a.jpg", mask, OWN, top=2)
     assert cut.summary() == "road 70%, sky 30%"
     assert len(cut.to_dict()["classes"]) == 3
+    assert cut.to_dict()["unsure"] == 0
+
+
+def test_the_share_that_is_not_sure_is_told() -> None:
+    mask = np.repeat(np.array([1, 0, IGNORED], np.uint8), [500, 250, 250]).reshape(10, 100)
+    found = Prediction.of("a.jpg", mask, OWN, top=1)
+    assert found.summary() == "road 50%, not sure 25%"
+    assert found.to_dict()["unsure"] == found.unsure == 0.25
 
 
 def test_nothing_sure_is_said(picture: Path) -> None:
     (found,) = decode(np.zeros((1, 3, 2, 2), np.float32), CONTRACT, [picture], None, 0.5)
     assert found.summary() == "nothing sure enough"
-    assert found.to_dict()["classes"] == []
+    assert (found.to_dict()["classes"], found.to_dict()["unsure"]) == ([], 1.0)
     assert (found.mask == IGNORED).all()
 
 

@@ -92,6 +92,11 @@ class Prediction:
         indices = np.frombuffer(zlib.decompress(self.packed), np.uint8)
         return indices.reshape(self.height, self.width)
 
+    @property
+    def unsure(self) -> float:
+        """The share of the pixels whose class is not known, from 0 to 1."""
+        return 1 - sum(found.pixels for found in self.classes) / (self.width * self.height)
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values for JSON, without the mask."""
         return {
@@ -99,12 +104,15 @@ class Prediction:
             "width": self.width,
             "height": self.height,
             "classes": [asdict(found) for found in self.classes],
+            "unsure": self.unsure,
         }
 
     def summary(self) -> str:
         """Return the classes and their shares of the picture as one line for people."""
+        if not self.classes:
+            return "nothing sure enough"
         said = [f"{found.name} {_percent(found.share)}" for found in self.classes[: self.top]]
-        return ", ".join(said) or "nothing sure enough"
+        return ", ".join(said + [f"not sure {_percent(self.unsure)}"] * (self.unsure > 0))
 
     def draw(self, picture: Image.Image) -> Image.Image:
         """Return a copy of the picture under the colours of its classes, named below it."""
