@@ -267,7 +267,7 @@ def _timm(
     if "input_size" not in settings:
         return *_USUAL[""], "bilinear", None
     _, height, width = settings["input_size"]
-    share, mode = settings.get("crop_pct", 0.875), settings.get("crop_mode", "center")
+    share, mode = settings.get("crop_pct", 0.875), settings.get("crop_mode") or "center"
     short: int | None = math.floor(min(height, width) / share)
     if mode == "squash" and share == 1:
         short = None
