@@ -142,8 +142,12 @@ def golden(folder: Path) -> dict[str, Any]:
 
 
 def assert_same(found: dict[str, Any], expected: dict[str, Any], within: float) -> None:
-    """Compare answers; ``within`` is of probabilities, and of boxes in shares of the sides."""
-    assert found.keys() - {"path"} == expected.keys() - {"path"}
+    """Compare answers; ``within`` is of probabilities, and of boxes in shares of the sides.
+
+    A start gives every pixel its likeliest class, so that it has no word for unsure pixels.
+    """
+    assert found.keys() - {"path", "unsure"} == expected.keys() - {"path", "unsure"}
+    assert expected.get("unsure", 0) == 0
     if "labels" in expected:
         probabilities = {label["name"]: label["probability"] for label in expected["labels"]}
         assert {a["name"]: a["probability"] for a in found["labels"]} == pytest.approx(
