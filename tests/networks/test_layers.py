@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import mobilevit.networks
+from mobilevit.networks import create_model
+from mobilevit.networks.inference import optimize
 from mobilevit.networks.layers import InvertedResidual, fold, initialise, unfold, whole_patches
 
 
@@ -107,3 +111,32 @@ def test_the_networks_need_torch_and_torchvision_and_nothing_else() -> None:
         }
         with_errors = path.name in ("__init__.py", "timm.py")  # they look names up
         assert foreign == ({"mobilevit.errors"} if with_errors else set()), path
+
+
+class Operators(TorchDispatchMode):
+    """Names of what is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.names.append(operator.overloadpacket.__name__)
+        return operator(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["mobilevit_xxs", "mobilevitv2_050"])
+def test_training_copies_no_activation_and_the_inference_form_takes_no_memory_for_any(
+    name: str,
+) -> None:
+    network = create_model(name, num_classes=3).train()
+    with Operators() as training:
+        network(torch.rand(2, 3, 32, 32)).sum().backward()
+    assert "silu" in training.names
+    assert "silu_" not in training.names
+    stem, x = optimize(network).network.stem, torch.rand(2, 3, 32, 32)
+    with torch.no_grad(), Operators() as convolving:
+        stem(x)
+    assert convolving.names == ["convolution", "silu_"]

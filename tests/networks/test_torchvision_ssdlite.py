@@ -68,7 +68,7 @@ def test_the_inference_form_folds_every_norm_and_computes_the_same(
     fast = optimize(network)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
     for mine, wanted in zip(fast(x), expected, strict=True):
-        torch.testing.assert_close(mine, wanted, atol=1e-4 * wanted.abs().max().item(), rtol=0)
+        torch.testing.assert_close(mine, wanted, atol=1e-3 * wanted.abs().max().item(), rtol=0)
 
 
 def test_it_is_made_again_from_its_numbers_and_known_by_its_name() -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from mobilevit.networks.layers import ConvNormAct
 from mobilevit.networks.timm import TimmFeatures, TimmNetwork
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -40,7 +41,7 @@ def optimize(network: nn.Module, precision: str = "fp32") -> InferenceNetwork:
     """Return a copy of a network that computes the same faster, and can no longer be trained.
 
     Every batch-norm that follows a convolution is folded into it (``torch.nn.utils.fusion``),
-    the weights lie channels-last, and compute runs in ``precision``.
+    activations are in place, the weights lie channels-last, and compute runs in ``precision``.
 
     Args:
         network: any of this package's networks, a module around one, or what this made, whose
@@ -55,6 +56,9 @@ def optimize(network: nn.Module, precision: str = "fp32") -> InferenceNetwork:
     inner = network.network if isinstance(network, InferenceNetwork) else network
     network = copy.deepcopy(inner).eval().requires_grad_(False)
     fold_norms(network)
+    for module in network.modules():
+        if isinstance(module, ConvNormAct) and isinstance(module.act, (nn.SiLU, nn.ReLU)):
+            module.act.inplace = True  # nothing else reads what the convolution gave
     dtype = DTYPES[precision]
     network = network.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return InferenceNetwork(network, dtype).eval()

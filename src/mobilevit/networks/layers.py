@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 
 class ConvNormAct(nn.Module):
-    """Convolution, batch-norm, activation: (B, in, H, W) to (B, out, H / stride, W / stride)."""
+    """Convolution, batch-norm, activation: (B, in, H, W) to (B, out, H / stride, W / stride).
+
+    The activation is not in place, for in training autograd would copy its input first.
+    """
 
     def __init__(
         self,
@@ -28,7 +31,7 @@ class ConvNormAct(nn.Module):
             inputs, outputs, kernel, stride, padding, dilation, groups=groups, bias=False
         )
         self.norm: nn.Module = nn.BatchNorm2d(outputs)
-        self.act = act(inplace=True) if act else nn.Identity()
+        self.act = act() if act else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.norm(self.conv(x)))

@@ -77,7 +77,7 @@ class TransformerLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.dropout(self.attention(self.norm1(x)))
-        y = self.ffn_dropout(F.silu(self.ffn_in(self.norm2(x)), inplace=True))
+        y = self.ffn_dropout(F.silu(self.ffn_in(self.norm2(x))))
         return x + self.dropout(self.ffn_out(y))
 
 
