@@ -53,6 +53,12 @@ def test_the_channel_order_can_be_given(tmp_path: Path) -> None:
         torch.testing.assert_close(logits, saved.run(x.flip(1)), atol=1e-4, rtol=0)
 
 
+def test_boxes_are_told_from_weights_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "boxes.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    with pytest.raises(UserError, match=r"with boxes, as coco has them.*\(--to\): coco, yolo or voc"):
+        convert(tmp_path / "boxes.json", tmp_path / "made")
+
+
 @pytest.mark.parametrize("kind", ["Model", "ForSemanticSegmentation"])
 def test_what_is_no_whole_network_is_not_converted(kind: str, tmp_path: Path) -> None:
     whole = transformers_network("mobilevit_xxs", kind).state_dict()

@@ -126,6 +126,11 @@ def convert(
         if library or channel_order:
             raise UserError(f"{source}: boxes as {to} have neither a library nor a channel order.")
         return _convert_boxes(source, Path(target), to)
+    if Path(source).exists() and (known := box_format(source)):
+        raise UserError(
+            f"{source}: these are pictures with boxes, as {known} has them. Say what to write "
+            "with to (--to): coco, yolo or voc."
+        )
     from mobilevit.checkpoints.pretrained import load_pretrained
     from mobilevit.checkpoints.writing import save_for
 
