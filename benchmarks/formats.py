@@ -45,15 +45,12 @@ FLOAT_BLOCKS = {
 """What stays in float in mixed files: the first blocks, which lose most by rounding."""
 OURS_ALONE = ("bf16", "mixed")
 Run = Callable[[np.ndarray], np.ndarray]
+Key = tuple[str, str, str]
 
 
 def main() -> None:
     """Run the benchmark."""
-    options = parser(__doc__)
-    options.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
-    options.add_argument("--weights", default="imagenette_s", help="a run, or shipped weights")
-    options.add_argument("--files", type=Path, help="folder to keep the files in, and to reuse")
-    chosen = options.parse_args()
+    chosen = options(__doc__).parse_args()
     torch.set_num_threads(1)
     size, judged, rounds = (64, 8, 2) if chosen.quick else (256, 1000, 120)
     with tempfile.TemporaryDirectory() as folder:
@@ -62,40 +59,24 @@ def main() -> None:
         compare_files(chosen, files, size, judged, rounds)
 
 
+def options(description: str | None) -> argparse.ArgumentParser:
+    """Return the options of what writes these files."""
+    made = parser(description)
+    made.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
+    made.add_argument("--weights", default="imagenette_s", help="a run, or shipped weights")
+    made.add_argument("--files", type=Path, help="folder to keep the files in, and to reuse")
+    return made
+
+
 def compare_files(
     chosen: argparse.Namespace, files: Path, size: int, judged: int, rounds: int
 ) -> None:
     """Convert, run and report."""
-    checkpoint = load_pretrained(chosen.weights).checkpoint
-    contract = Contract("classification", checkpoint.contract.class_names, (size, size), size)
-    photos = {split: sorted((DATA / "imagenette" / split).glob("*/*.jpg")) for split in SPLITS}
-    calibration = load_calibration(photos["train"], contract)
-    pictures = load_batch(photos["val"][:: max(len(photos["val"]) // judged, 1)], contract)
-    ours = checkpoint.network.eval()
-    networks = {"ours": ours, **peers(ours)}
-    expected = answers(lambda x: ours(torch.from_numpy(x)).detach().numpy(), pictures)
-
-    runs: dict[tuple[str, str, str], Run] = {}
-    sizes: dict[tuple[str, str, str], float] = {}
-    for runtime in chosen.runtimes:
-        for precision in PRECISIONS.get(runtime, ("fp32", "int8")):
-            for owner, network in networks.items():
-                if owner != "ours" and precision in OURS_ALONE:
-                    continue
-                path = files / f"{owner}-{size}-{precision}{FORMATS[runtime].suffix}"
-                if not path.exists():
-                    if owner == "ours":
-                        config = ExportConfig(precision)
-                        if precision == "mixed":
-                            config = ExportConfig("int8", float_blocks=FLOAT_BLOCKS[runtime])
-                        given = calibration if config.precision == "int8" else None
-                        write(FORMATS[runtime], network, contract, path, config, calibration=given)
-                    else:
-                        with quiet():
-                            CONVERTERS[runtime](network, path, precision, calibration)
-                key = (runtime, precision, owner)
-                runs[key] = _ours(path) if owner == "ours" else RUNNERS[runtime](path)
-                sizes[key] = FORMATS[runtime].bytes(path) / 1e6
+    paths, expected, pictures = write_files(chosen, files, size, judged)
+    runs = {
+        key: _ours(path) if key[2] == "ours" else RUNNERS[key[0]](path)
+        for key, path in paths.items()
+    }
 
     same = {}
     for key, run in runs.items():
@@ -118,7 +99,7 @@ def compare_files(
                 "precision": precision,
                 "network": owner,
                 **milliseconds(seconds[str(key)]),
-                "MB": sizes[key],
+                "MB": FORMATS[runtime].bytes(paths[key]) / 1e6,
                 "same answer": same[key],
                 "x best peer": best / medians[key],
             }
@@ -135,7 +116,46 @@ def compare_files(
     )
 
 
-def bars(medians: dict[tuple[str, str, str], float], same: dict[Any, float]) -> list[Bar]:
+def write_files(
+    chosen: argparse.Namespace, folder: Path, size: int, judged: int
+) -> tuple[dict[Key, Path], np.ndarray, np.ndarray]:
+    """Convert our network and the peers', of the same weights, as far as it is not done.
+
+    Returns:
+        The files by runtime, precision and whose network it is; PyTorch's first answers for
+        ``judged`` photos; these photos, (N, 3, H, W).
+    """
+    checkpoint = load_pretrained(chosen.weights).checkpoint
+    contract = Contract("classification", checkpoint.contract.class_names, (size, size), size)
+    photos = {split: sorted((DATA / "imagenette" / split).glob("*/*.jpg")) for split in SPLITS}
+    calibration = load_calibration(photos["train"], contract)
+    pictures = load_batch(photos["val"][:: max(len(photos["val"]) // judged, 1)], contract)
+    ours = checkpoint.network.eval()
+    networks = {"ours": ours, **peers(ours)}
+    expected = answers(lambda x: ours(torch.from_numpy(x)).detach().numpy(), pictures)
+    paths: dict[Key, Path] = {}
+    for runtime in chosen.runtimes:
+        for precision in PRECISIONS.get(runtime, ("fp32", "int8")):
+            for owner, network in networks.items():
+                if owner != "ours" and precision in OURS_ALONE:
+                    continue
+                path = folder / f"{owner}-{size}-{precision}{FORMATS[runtime].suffix}"
+                paths[runtime, precision, owner] = path
+                if path.exists():
+                    continue
+                if owner != "ours":
+                    with quiet():
+                        CONVERTERS[runtime](network, path, precision, calibration)
+                    continue
+                config = ExportConfig(precision)
+                if precision == "mixed":
+                    config = ExportConfig("int8", float_blocks=FLOAT_BLOCKS[runtime])
+                given = calibration if config.precision == "int8" else None
+                write(FORMATS[runtime], network, contract, path, config, calibration=given)
+    return paths, expected, pictures
+
+
+def bars(medians: dict[Key, float], same: dict[Any, float]) -> list[Bar]:
     """Return what was promised."""
     made = []
     theirs = {key: value for key, value in medians.items() if key[2] != "ours"}

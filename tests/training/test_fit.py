@@ -21,7 +21,7 @@ from mobilevit.deployment.contract import Contract
 from mobilevit.tasks import get_task
 from mobilevit.training.display import Display
 from mobilevit.training.run_folder import RunFolder
-from mobilevit.verbs.train import Run, _precision, train_folders
+from mobilevit.verbs.train import Run, fabric_precision, train_folders
 from tiny import assert_same_run, fit_tiny, make_pictures, rows, tensors
 
 EPOCHS = 14
@@ -225,10 +225,10 @@ def test_the_same_seed_gives_the_same_run(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_precision_names() -> None:
-    assert _precision("fp32", "cpu") == "32-true"
-    assert _precision("bf16", "cuda") == "bf16-mixed"
-    assert _precision("fp16", "cuda") == "16-mixed"
-    assert _precision("auto", "cpu") in ("32-true", "bf16-mixed")
+    assert fabric_precision("fp32", "cpu") == "32-true"
+    assert fabric_precision("bf16", "cuda") == "bf16-mixed"
+    assert fabric_precision("fp16", "cuda") == "16-mixed"
+    assert fabric_precision("auto", "cpu") in ("32-true", "bf16-mixed")
 
 
 # --- when something is wrong ---

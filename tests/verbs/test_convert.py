@@ -55,7 +55,9 @@ def test_the_channel_order_can_be_given(tmp_path: Path) -> None:
 
 def test_boxes_are_told_from_weights_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "boxes.json").write_text('{"images": [], "annotations": [], "categories": []}')
-    with pytest.raises(UserError, match=r"with boxes, as coco has them.*\(--to\): coco, yolo or voc"):
+    with pytest.raises(
+        UserError, match=r"with boxes, as coco has them.*\(--to\): coco, yolo or voc"
+    ):
         convert(tmp_path / "boxes.json", tmp_path / "made")
 
 

@@ -280,7 +280,7 @@ def _fabric(recipe: Recipe, run: RunFolder) -> Fabric:
         devices=local,
         num_nodes=world // local,
         strategy="ddp" if world > 1 else "auto",
-        precision=_precision(recipe.training.precision, device),  # type: ignore[arg-type]
+        precision=fabric_precision(recipe.training.precision, device),  # type: ignore[arg-type]
         loggers=TensorBoardLogger(run.path, name="", version="tensorboard"),
     )
     fabric.launch()
@@ -308,7 +308,7 @@ def _check_device(device: str) -> None:
         )
 
 
-def _precision(precision: str, device: str) -> str:
+def fabric_precision(precision: str, device: str) -> str:
     """Return Fabric's name of a precision; auto is bf16 where the processor computes in it."""
     import torch
 
