@@ -27,6 +27,19 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def clips_int8() -> bool:
+    """Return whether ONNX Runtime's int8 kernels clip sums here, as far as Linux tells.
+
+    Processors of the x86 family without VNNI instructions add pairs of products of an unsigned and
+    a signed byte in 16 bits (``vpmaddubsw``), where 255 x 127 x 2 does not fit.
+    """
+    try:
+        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        return False
+    return "avx2" in words and words.isdisjoint({"avx512_vnni", "avx_vnni"})
+
+
 def versions(libraries: Iterable[str]) -> dict[str, str | None]:
     """Return the version of each library, ``None`` for one that is not installed."""
     found: dict[str, str | None] = {}

@@ -67,6 +67,17 @@ def test_different_is_different_and_still_json(paths, error):
     json.dumps(result.to_dict(), allow_nan=False)
 
 
+def test_outputs_that_are_all_one_number_have_its_size_for_a_range(paths):
+    class Constant(Mean):
+        def run(self, images):
+            return np.full((len(images), 1), 4 + self.error, np.float32)
+
+    result = compare(Constant(), Constant(1e-3), paths)
+    assert result.value_range == 4
+    assert result.passed
+    assert not compare(Constant(), Constant(0.1), paths).passed
+
+
 def test_agreement_counts_first_labels(paths):
     assert compare(Mean(), Mean(-10), paths).agreement < 1
 

@@ -112,3 +112,36 @@ def test_a_network_learns_to_be_rounded():
             return (network(x) - y).square().mean().item()
 
     assert fit(rounded=True) < 0.7 * fit(rounded=False)
+
+
+OPERATIONS = {
+    "product": lambda x: x * x,
+    "method softmax": lambda x: x.softmax(-1),
+    "sum": lambda x: x.sum(-1),
+    "relu": lambda x: x.relu(),
+    "sigmoid": torch.sigmoid,
+    "group norm": lambda x: torch.nn.functional.group_norm(x[None], 1),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_results_are_rounded_however_they_are_written(name):
+    class Block(nn.Module):
+        def forward(self, x):
+            return OPERATIONS[name](x)
+
+    x = torch.randn(2000, 3, generator=torch.Generator().manual_seed(0))
+    block = Block()
+    with SimulatedInt8("follow").rounding({"block": block}):
+        assert len(block(x).unique()) <= 256
+    assert len(block(x).unique()) > 900
+
+
+def test_a_product_with_a_number_is_left_to_the_scale():
+    class Scaled(nn.Module):
+        def forward(self, x):
+            return x * 0.3
+
+    x, block = torch.rand(5000), Scaled()
+    with SimulatedInt8("follow").rounding({"block": block}):
+        assert torch.equal(block(x), x * 0.3)

@@ -117,6 +117,15 @@ def test_the_sizes_to_train_on_follow_the_size(settings, sizes):
     assert load_recipe("photos").override(**settings).train_sizes == sizes
 
 
+def test_the_shape_that_masks_are_judged_in_follows_the_size() -> None:
+    """The recipe has 384 x 384 pixels beside 256."""
+    masks = load_recipe("masks")
+    assert masks.override(size=512).eval_size == (768, 768)
+    assert masks.override(size=512, eval_shape=(352, 480)).eval_size == (352, 480)
+    assert masks.override(eval_shape=(352, 480)).override(size=128).eval_size == (192, 256)
+    assert load_recipe("photos").override(size=64).segmentation.eval_shape is None
+
+
 @pytest.mark.parametrize("name", ["imagenet_s", "digits"])
 @pytest.mark.parametrize("size", [64, 128, 320])
 def test_the_share_that_is_cropped_in_evaluation_stays(name: str, size: int) -> None:

@@ -201,9 +201,11 @@ def test_other_pictures_are_refused(tmp_path: Path) -> None:
 def test_what_cannot_be_resumed(tmp_path: Path, tiny: Path) -> None:
     with pytest.raises(UserError, match=r"no last\.safetensors in it to resume from"):
         train(resume=tmp_path)
-    for other in ({"epochs": 3}, {"output": "x"}, {"recipe": "photos"}, {"weights": "x"}):
+    for other in ({"epochs": 3}, {"output": "x"}, {"recipe": "photos"}, {"channel_order": "BGR"}):
         with pytest.raises(UserError, match="leave the other settings"):
             train(resume=tmp_path, **other)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="leave the other settings"):
+        train(resume=tmp_path, weights="x")
     with pytest.raises(UserError, match="needs a folder of pictures, or resume=RUN"):
         train()
 

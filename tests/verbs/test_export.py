@@ -11,9 +11,10 @@ import pytest
 from rich.console import Console
 
 from mobilevit.deployment.exporters.onnx import OnnxExporter
+from mobilevit.deployment.formats import FORMATS
 from mobilevit.deployment.runtimes.onnx import OnnxPredictor
 from mobilevit.errors import MissingExtraError, UserError
-from mobilevit.verbs.export import export
+from mobilevit.verbs.export import export, export_all
 
 
 @pytest.fixture
@@ -82,6 +83,38 @@ def test_a_file_that_would_lie_beside_it_is_never_replaced(run, tmp_path):
 
 
 @pytest.mark.usefixtures("fast")
+@pytest.mark.usefixtures("fast")
+def test_a_file_where_the_report_belongs_is_never_replaced(run, tmp_path, photos):
+    report = tmp_path / "x.onnx.json"
+    for mine in ("precious", '{"path": "mine"}', "[]"):
+        report.write_text(mine)
+        with pytest.raises(UserError, match=r"x\.onnx\.json: exists, and is no report"):
+            export(run, output=tmp_path / "x.onnx", data=photos / "val")
+        assert report.read_text() == mine
+
+
+def test_a_converter_that_fails_does_not_keep_other_formats_from_being_written(
+    run, tmp_path, photos, monkeypatch
+):
+    for library in ("openvino", "nncf", "coremltools"):
+        pytest.importorskip(library)
+    from mobilevit.deployment.exporters.coreml import CoreMLExporter
+
+    def fail(*_):
+        raise NotImplementedError("Unsupported node _upsample_bicubic2d_aa.\nMany more lines.")
+
+    monkeypatch.setattr(CoreMLExporter, "export", fail)
+    only = {name: FORMATS[name] for name in ("coreml", "openvino")}
+    monkeypatch.setattr("mobilevit.verbs.export.FORMATS", only)
+    made = export_all(run, tmp_path, data=photos / "val")
+    assert [report.path.name for report in made.reports] == ["best.xml"]
+    assert made.refused["coreml"] == (
+        "Core ML is not written: its converter fails on mobilevit_xxs "
+        "(NotImplementedError: Unsupported node _upsample_bicubic2d_aa.)."
+    )
+    assert not list(tmp_path.glob("*.mlpackage*"))
+
+
 def test_no_more_pictures_are_compared_than_needed(run, tmp_path, photos, monkeypatch):
     monkeypatch.setattr("mobilevit.verbs.export.COMPARED", 10)
     assert export(run, output=tmp_path / "x.onnx", data=photos).comparison.pictures == 10

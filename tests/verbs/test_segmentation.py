@@ -280,14 +280,22 @@ def test_what_a_recipe_leaves_open_is_that_of_the_weights() -> None:
         assert again.config == replace(network.config, aux=False)
         coarse = make_network(plain, 5).eval()(torch.empty(1, 3, 64, 64))
         assert coarse.shape == (1, 5, 4, 4)
-        timm = make_network(plain.override(model="timm:mobilenetv2_050"), 5).eval()
+        small = plain.override(model="timm:mobilenetv2_050")
+        timm = make_network(small, 5).eval()
+        with pytest.raises(UserError, match="timm:mobilenetv2_050 has no dropout to set"):
+            make_network(small.override(dropout=0.2), 5)
         assert timm(torch.empty(1, 3, 64, 64)).shape == (1, 5, 4, 4)
 
 
 def test_torchvisions_network_has_no_second_head(masks: Path, tmp_path: Path) -> None:
     model = "torchvision:lraspp_mobilenet_v3_large"
-    for setting in ({"aux_weight": 0.4}, {"output_stride": 8}, {"numbers": {"layers": (1,)}}):
-        with pytest.raises(UserError, match="aux_weight, numbers and output_stride"):
+    for setting, message in (
+        ({"aux_weight": 0.4}, "aux_weight and output_stride"),
+        ({"output_stride": 8}, "aux_weight and output_stride"),
+        ({"numbers": {"layers": (1,)}}, "leave numbers out"),
+        ({"patch_sizes": (8, 4, 2)}, "has no patch_sizes to set"),
+    ):
+        with pytest.raises(UserError, match=message):
             train(masks, model=model, output=tmp_path / "run", progress=False, epochs=1, **setting)
 
 

@@ -153,8 +153,8 @@ def compare(
         pictures=sums.pictures,
         max_difference=sums.largest,
         mean_difference=sums.difference / sums.numbers,
-        value_range=sums.high - sums.low,
-        psnr=sums.decibels(sums.numbers * (sums.high - sums.low) ** 2),
+        value_range=sums.range,
+        psnr=sums.decibels(sums.numbers * sums.range**2),
         sqnr=sums.decibels(sums.signal),
         agreement=sums.agreed / sums.answers,
         tolerance=tolerance,
@@ -193,6 +193,11 @@ class _Sums:
         self.difference += float(difference.sum())
         self.signal += float(np.square(before).sum())
         self.noise += float(np.square(difference).sum())
+
+    @property
+    def range(self) -> float:
+        """The largest output less the smallest; where all are one number, its size."""
+        return self.high - self.low or abs(self.high)
 
     def decibels(self, power: float) -> float | None:
         """Return how far the noise is below a power."""

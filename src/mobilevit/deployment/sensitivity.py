@@ -15,12 +15,15 @@ from torch.overrides import TorchFunctionMode
 from mobilevit.deployment.capture import plain_attention
 
 _WEIGHTED = (F.conv2d, F.linear)
+_PRODUCTS = {torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__}
 _ROUNDED = {
     *_WEIGHTED,
-    *(F.silu, F.relu, F.relu6, F.hardswish, F.hardsigmoid, F.gelu, F.batch_norm, F.layer_norm),
-    *(F.softmax, torch.softmax, torch.cat, torch.matmul, Tensor.matmul, Tensor.__matmul__),
-    *(torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, torch.mul, Tensor.__mul__),
-    *(F.interpolate, F.adaptive_avg_pool2d, Tensor.mean),
+    *_PRODUCTS,
+    *(F.silu, F.relu, torch.relu, Tensor.relu, F.relu6, F.hardswish, F.hardsigmoid, F.gelu),
+    *(torch.sigmoid, Tensor.sigmoid, F.softmax, torch.softmax, Tensor.softmax),
+    *(F.batch_norm, F.layer_norm, F.group_norm, torch.matmul, Tensor.matmul, Tensor.__matmul__),
+    *(torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, torch.cat),
+    *(F.interpolate, F.adaptive_avg_pool2d, Tensor.mean, Tensor.sum),
 }
 
 
@@ -29,8 +32,9 @@ class SimulatedInt8(TorchFunctionMode):
 
     Weights are rounded symmetrically for each output channel, results asymmetrically between their
     smallest and largest (Jacob et al., CVPR 2018); gradients pass as if nothing were rounded. A
-    convolution without a bias stands before a norm, and what that gives is rounded. Within
-    ``rounding`` alone; elsewhere everything is as ever.
+    convolution without a bias stands before a norm, and what that gives is rounded; a product with
+    a single number only has another scale. Within ``rounding`` alone; elsewhere everything is as
+    ever.
 
     Attributes:
         stage: ``"learn"`` the ranges of results, and round nothing; ``"round"`` to those ranges;
@@ -82,6 +86,8 @@ class SimulatedInt8(TorchFunctionMode):
             args = (args[0], _round_weight(args[1]), *args[2:])
         result = func(*args, **kwargs)
         if func not in _ROUNDED or (func is F.conv2d and args[2] is None):
+            return result
+        if func in _PRODUCTS and not all(isinstance(factor, Tensor) for factor in args[:2]):
             return result
         key, self._turn = (self._block, self._turn), self._turn + 1
         if self.stage == "round":

@@ -264,8 +264,13 @@ def make_network(recipe: Recipe, num_classes: int, like: Checkpoint | None = Non
         background = int(head == "ssdlite")
         told["head"] = {**known, "type": head, "num_classes": num_classes + background}
         told["num_classes"] = 0
-        if name.startswith((PREFIX, TORCHVISION_SSDLITE)):
-            told = {"model": name, **numbers, "head": told["head"]}
+        if name.startswith((PREFIX, TORCHVISION_SSDLITE, TORCHVISION_LRASPP)):
+            if set_ := [key for key, value in own.items() if key != "model" and value is not None]:
+                raise UserError(f"{name} has no {set_[0]} to set: leave it out.")
+            if numbers and not name.startswith(PREFIX):
+                raise UserError(f"{name} is what it is: leave numbers out.")
+            kept = {k: v for k, v in theirs.items() if known and k not in OF_ITS_OWN}
+            told = {"model": name, **kept, **numbers, "head": told["head"]}
         if head == "deeplabv3":
             stride = recipe.segmentation.output_stride
             stride = stride or (theirs.get("output_stride", 16) if known else 16)
@@ -273,10 +278,8 @@ def make_network(recipe: Recipe, num_classes: int, like: Checkpoint | None = Non
             if "output_stride" in numbers:
                 raise UserError("output_stride is a setting of its own (--output-stride).")
             aux = {"aux": recipe.segmentation.aux_weight > 0}
-            if name == TORCHVISION_LRASPP and (aux["aux"] or numbers or stride != 16):
-                raise UserError(
-                    f"{name} is what it is: leave aux_weight, numbers and output_stride out."
-                )
+            if name == TORCHVISION_LRASPP and (aux["aux"] or stride != 16):
+                raise UserError(f"{name} is what it is: leave aux_weight and output_stride out.")
             told |= {"output_stride": stride, "head": {**wide, **told["head"], **aux}}
     try:
         return cast(Network, build(told))

@@ -156,7 +156,8 @@ class SegmentationConfig:
     """Shortest and longest shorter side that a picture is resized to, over the side of the square
     that is cut from it."""
     eval_shape: tuple[int, int] | None = None
-    """Height and width that pictures are stretched to in evaluation; none given: `size` both."""
+    """Height and width that pictures are stretched to in evaluation, none: `size` both; they follow
+    a `size` given."""
     output_stride: Literal[16, 8] | None = None
     """Pixels between two places that are named before the upsampling; none given: the weights',
     else 16. At 8 a new pyramid is twice as wide with twice the rates, as in the authors' code; one
@@ -206,7 +207,8 @@ class TrainingConfig:
     batch_size: int = 1024
     """Pictures in an optimiser step at the anchor size, over all processes."""
     accumulate: int = 1
-    """Parts in which a process computes its share of a step, to save memory."""
+    """Parts in which a process computes its share of a step, to save memory; of boxes and masks
+    each part counts by its pictures, however few boxes or labelled pixels it has."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Autocast precision; auto: bf16 where the processor has it, else fp32."""
     compile: bool = False
@@ -267,8 +269,8 @@ class Recipe:
     def override(self, **values: Any) -> Recipe:
         """Return a copy with some fields changed, by their own names: ``override(epochs=3)``.
 
-        A ``size`` without ``sizes`` or ``resize`` carries those along: they grow or shrink as it
-        does.
+        A ``size`` without ``sizes``, ``resize`` or ``eval_shape`` carries those along: they grow or
+        shrink as it does.
 
         Raises:
             UserError: for an unknown name, with the nearest right one, or a value of a wrong type.
@@ -277,7 +279,11 @@ class Recipe:
         changed: dict[str, dict[str, Any]] = {}
         size = values.get("size")
         if isinstance(size, int):
-            along = {"sizes": self._scaled_sizes(size), "resize": self._scaled_resize(size)}
+            along = {
+                "sizes": tuple(sorted(set(self._scaled(self.data.sizes, size)))),
+                "resize": self._scaled_resize(size),
+                "eval_shape": self._scaled(self.segmentation.eval_shape or (), size) or None,
+            }
             values = {**along, **values}
         for name, value in values.items():
             if name not in owners:
@@ -285,10 +291,10 @@ class Recipe:
             changed.setdefault(owners[name], {})[name] = value
         return self._update(changed, "the settings given")
 
-    def _scaled_sizes(self, size: int) -> tuple[int, ...]:
-        """Return the multiples of 32 nearest to what ``sizes`` are at another ``size``."""
-        sides = (side * size / self.data.size for side in self.data.sizes)
-        return tuple(sorted({max(32, round(side / 32) * 32) for side in sides}))
+    def _scaled(self, sides: tuple[int, ...], size: int) -> tuple[int, ...]:
+        """Return the multiples of 32 nearest to what sides are at another ``size``."""
+        scaled = (side * size / self.data.size for side in sides)
+        return tuple(max(32, round(side / 32) * 32) for side in scaled)
 
     def _scaled_resize(self, size: int) -> int | None:
         """Return what ``resize`` is at another ``size``."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mobilevit.deployment.config import ExportConfig
 from mobilevit.deployment.formats import FORMATS, Format, format_of, get_format
 from mobilevit.errors import UserError
+from mobilevit.machine import clips_int8
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,6 +68,11 @@ class ExportReport:
             console.print(
                 f"int8: {shares['operations']:.0%} of the convolutions and matrix products, "
                 f"{shares['bytes']:.0%} of the weights' bytes"
+            )
+        if known.get("clipped"):
+            console.print(
+                "This processor has no VNNI instructions, so ONNX Runtime clips sums of int8 "
+                "products here: other devices compute the file more exactly."
             )
         size = known["bytes"]
         console.print(f"{self.path}: {size / 1e6:.1f} MB, in {self.seconds:.1f} s", markup=False)
@@ -237,11 +243,13 @@ def export(
             if not comparison.passed:
                 raise UserError(f"{path}: not written. {comparison.why_not()}")
             described = artefact.describe()
+            if format == "onnx" and config.precision == "int8":
+                described["clipped"] = clips_int8()
             del artefact  # some runtimes hold their file
             chosen.exporter().annotate(beside, {COMPARISON: json.dumps(comparison.to_dict())})
     report = ExportReport(
         path=path,
-        report=path.with_name(f"{path.name}.json"),
+        report=_report(path),
         description={**described, "model": str(path), "bytes": chosen.bytes(path)},
         comparison=comparison,
         seconds=time.perf_counter() - started,
@@ -320,6 +328,12 @@ def _target(
         )
     if path.exists() and not format.made(path):
         raise UserError(f"{path}: exists, and was not made by this package. Give another output.")
+    report = _report(path)
+    if report.exists() and not _is_report(report):
+        raise UserError(
+            f"{report}: exists, and is no report of an export; it needs that name. "
+            "Give another output."
+        )
     for beside in map(path.with_suffix, format.beside):
         if beside.exists() and not path.exists():
             raise UserError(
@@ -327,6 +341,19 @@ def _target(
                 "name too. Give another output."
             )
     return path
+
+
+def _report(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _is_report(path: Path) -> bool:
+    """Return whether a file is one that ``export`` wrote beside an artefact."""
+    try:
+        told = json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(told, dict) and {"path", "artefact", "comparison"} <= told.keys()
 
 
 def _read_raw(found: Pretrained, model: str | Path) -> Pretrained:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
@@ -23,11 +24,12 @@ class Loss:
     """What is lost when something is computed in int8.
 
     Attributes:
-        sqnr: signal to quantisation noise of the outputs in dB, see ``Comparison``.
+        sqnr: signal to quantisation noise of the outputs in dB, see ``Comparison``; ``None`` where
+            they are the same bit for bit.
         agreement: share of the pictures, or of their pixels, with the same first answer.
     """
 
-    sqnr: float
+    sqnr: float | None
     agreement: float
 
 
@@ -64,7 +66,8 @@ class Sensitivity:
         rows |= {f"without the {n} worst": loss for n, loss in self.kept.items()}
         rows |= {f"{block} alone": loss for block, loss in self.alone.items()}
         for name, loss in rows.items():
-            table.add_row(name, f"{loss.sqnr:.1f} dB", f"{loss.agreement:.1%}")
+            lost = "nothing" if loss.sqnr is None else f"{loss.sqnr:.1f} dB"
+            table.add_row(name, lost, f"{loss.agreement:.1%}")
         console.print(table)
         worst = " ".join(list(self.alone)[:2])
         console.print(
@@ -133,7 +136,7 @@ def sensitivity(
         return compare(reference, rounded, pictures)
 
     def loss(found: Comparison) -> Loss:
-        return Loss(float("inf") if found.sqnr is None else found.sqnr, found.agreement)
+        return Loss(found.sqnr, found.agreement)
 
     def lose(chosen: list[str]) -> Loss:
         return loss(beside(chosen))
@@ -143,7 +146,12 @@ def sensitivity(
         rounded.run(picture[None])
     mode.stage = "round"
     whole = beside(list(blocks))
-    alone = dict(sorted(((b, lose([b])) for b in blocks), key=lambda item: item[1].sqnr))
+    alone = dict(sorted(((b, lose([b])) for b in blocks), key=_strength))
     order = list(alone)
     kept = {n: lose(order[n:]) for n in KEPT if n < len(order)}
     return Sensitivity(str(model), whole.pictures, loss(whole), alone, kept)
+
+
+def _strength(item: tuple[str, Loss]) -> float:
+    sqnr = item[1].sqnr
+    return math.inf if sqnr is None else sqnr

@@ -110,7 +110,8 @@ def train(
     saved: Checkpoint | None = None
     start: Pretrained | None = None
     if resume is not None:
-        if output is not None or recipe is not None or weights is not None or settings:
+        others = (output, recipe, weights, channel_order)
+        if settings or any(other is not None for other in others):
             raise UserError("resume goes on with the run's own recipe: leave the other settings.")
         run = RunFolder.existing(Path(resume))
         saved = load_checkpoint(run.last, training=True)

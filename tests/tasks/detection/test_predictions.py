@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -142,3 +143,27 @@ def test_answers_are_drawn(picture: Path) -> None:
         changed = np.any(np.asarray(drawn) != np.asarray(image.convert("RGB")), axis=2)
     assert changed[20, 25:95].all()  # the upper edge of the dog's box
     assert not changed[45, 60]
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_form_without_boxes_is_not_the_same_as_one_with_some(label: int) -> None:
+    before, nothing = np.zeros((2, 1, 3, 6))
+    before[0, 0] = (0.1, 0.1, 0.5, 0.5, 0.06, label)
+    one, other, same = nearest_rows(before, nothing, 0.05)
+    assert not same[0]
+    assert np.abs(one - other).max() == pytest.approx(0.06)
+    _, _, same = nearest_rows(nothing, nothing.copy(), 0.05)
+    assert same[0]
+
+
+def test_the_first_answer_of_raw_boxes_is_a_class_and_no_place() -> None:
+    contract = replace(CONTRACT, output="candidates")
+    before = np.zeros((2, 3, 6))
+    before[:, 0, 4:] = (0.56, 0.42)
+    before[:, 1, 4:] = (0.55, 0.10)
+    elsewhere, other_class = before.copy(), before.copy()
+    elsewhere[:, 1, 4] = 0.57
+    other_class[:, 0, 4:] = (0.42, 0.56)
+    task = get_task("detection")
+    assert task.align(before, elsewhere, contract)[2].all()
+    assert task.align(before[:, :1], other_class[:, :1], contract)[2].tolist() == [False, False]

@@ -80,7 +80,7 @@ def check(format: Format, network: nn.Module, contract: Contract, config: Export
             )
     names = dict(network.named_modules())
     for block in config.float_blocks:
-        if block not in names:
+        if not block or block not in names:
             raise unknown("block", block, [name for name in names if name])
 
 
@@ -111,12 +111,21 @@ def write(
 
     Raises:
         MissingExtraError: when the libraries of the format are not installed.
-        UserError: when the format does not honour an option.
+        UserError: when the format does not honour an option, or its converter fails.
     """
     config = format.resolve(config or ExportConfig())
     check(format, network, contract, config)
     exporter = format.exporter()
-    written = exporter.export(network, contract, path, config, calibration)
+    try:
+        written = exporter.export(network, contract, path, config, calibration)
+    except UserError:
+        raise
+    except Exception as error:
+        why = next(iter(str(error).strip().splitlines()), "no reason given")
+        raise UserError(
+            f"{format.title} is not written: its converter fails on {name or 'this network'} "
+            f"({type(error).__name__}: {why})."
+        ) from error
     known = {
         "network": name,
         "precision": config.precision,

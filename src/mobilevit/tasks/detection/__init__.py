@@ -108,11 +108,12 @@ class Detection:
         """Pair the boxes of two forms; of equal scores, rounding decides which one comes first.
 
         Of ``"detections"`` each box of either form that scores 0.05 or more is put beside the
-        nearest of its class of the other; ``"candidates"`` have an order of their own.
+        nearest of its class of the other; ``"candidates"`` have an order of their own, and the
+        first answer is the class that any place is surest of.
         """
         if contract.output == "detections":
             return nearest_rows(before, after, COMPARED)
-        best = [form[:, :, 4:].max(axis=2).argmax(axis=1) for form in (before, after)]
+        best = [form[:, :, 4:].max(axis=1).argmax(axis=1) for form in (before, after)]
         return before, after, best[0] == best[1]
 
     def draw_run(self, model: Path, folders: Folders[Boxes], folder: Path) -> None:

@@ -163,7 +163,8 @@ def nearest_rows(
 
     Returns:
         (M, 5) of either, corners and score, the score 0 where the form has nothing of that class;
-        and for each of the N pictures whether the best detection has the same class.
+        and for each of the N pictures whether the best detection has the same class, or neither
+        form has any. Rows without a score are none.
     """
     left, right = [], []
     for one, other in zip(before, after, strict=True):
@@ -172,7 +173,8 @@ def nearest_rows(
         )
         left += [kept[:, :CLASS], _nearest(theirs, one)]
         right += [_nearest(kept, other), theirs[:, :CLASS]]
-    same = before[:, 0, CLASS] == after[:, 0, CLASS]
+    classes, found = ([form[:, 0, c] for form in (before, after)] for c in (CLASS, SCORE))
+    same = (classes[0] == classes[1]) & ((found[0] > 0) == (found[1] > 0))
     return np.concatenate(left), np.concatenate(right), same
 
 
@@ -180,6 +182,7 @@ def _nearest(rows: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[
     """Return for each row the nearest of its class, or the row itself with a score of 0."""
     distance = np.abs(rows[:, None, :CLASS] - others[None, :, :CLASS]).max(axis=2)
     distance[rows[:, None, CLASS] != others[None, :, CLASS]] = np.inf
+    distance[:, others[:, SCORE] == 0] = distance[rows[:, SCORE] == 0] = np.inf
     lost = np.isinf(distance).all(axis=1)
     nearest = np.where(lost[:, None], rows, others[distance.argmin(axis=1)])[:, :CLASS]
     nearest[lost, SCORE] = 0.0
