@@ -1,11 +1,19 @@
 from __future__ import annotations
 
 import json
+import tempfile
 
 import pytest
 
 from mobilevit.errors import UserError
-from mobilevit.files import choose_weights, making, read_json, replacing, write_text
+from mobilevit.files import (
+    check_writable,
+    choose_weights,
+    making,
+    read_json,
+    replacing,
+    write_text,
+)
 
 
 @pytest.mark.parametrize("text", ['{"data": ', "[1]", None])
@@ -75,3 +83,19 @@ def test_a_file_in_the_way_of_a_folder_is_said(tmp_path):
 def test_folders_are_made(tmp_path):
     write_text(tmp_path / "a" / "b.txt", "ä")
     assert (tmp_path / "a" / "b.txt").read_text(encoding="utf-8") == "ä"
+
+
+def test_what_cannot_be_written_is_said_before_any_work(tmp_path, monkeypatch):
+    check_writable(tmp_path / "new" / "x.json")
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="a file is in the way"):
+        check_writable(tmp_path / "file" / "x.json")
+
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied", "/somewhere/hidden")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(UserError, match=r"x\.json: it cannot be written \(Permiss") as told:
+        check_writable(tmp_path / "x.json")
+    assert "hidden" not in str(told.value)

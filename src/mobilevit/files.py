@@ -94,6 +94,24 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"{folder}: it cannot be made a folder, a file is in the way.") from error
 
 
+def check_writable(path: Path) -> None:
+    """Find out whether a file can be written, before the work whose result it is to hold.
+
+    Its folder is made where there is none.
+
+    Raises:
+        UserError: when it cannot.
+    """
+    try:
+        make_folder(path.parent)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{path}: it cannot be written ({error.strerror}). Choose another place."
+        ) from error
+
+
 @contextmanager
 def making(folder: Path) -> Iterator[Path]:
     """Give a new folder to write into, whose place is ``folder`` when all went well.

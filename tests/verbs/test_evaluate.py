@@ -93,6 +93,8 @@ def test_it_is_written_and_printed(run, photos, tmp_path):
     for there in (output, output.parent):
         with pytest.raises(UserError, match="it exists"):
             evaluate(run, photos, output=there)
+    with pytest.raises(UserError, match="a file is in the way"):
+        evaluate(tmp_path / "no model", photos, output=output / "x.json")
     assert json.loads(output.read_text()) == json.loads(json.dumps(result.to_dict()))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mobilevit import deployment
 from mobilevit.data.decoding import read_picture
 from mobilevit.deployment.config import ExportConfig
 from mobilevit.deployment.contract import Contract
@@ -37,6 +39,8 @@ from mobilevit.tasks import get_task
 from mobilevit.verbs.predict import predict
 from mobilevit.verbs.starter import CONSUMERS, quote, starter
 from peers import enliven
+
+STARTERS = Path(deployment.__file__).parent / "starters"
 
 BROWSER = Path(__file__).parents[1] / "browser"
 STARTERS = Path(__file__).parents[2] / "src" / "mobilevit" / "deployment" / "starters"
@@ -202,6 +206,27 @@ def test_the_folder_holds_what_an_app_needs(folder: Path, picture: Path) -> None
 def test_python_says_the_same(folder: Path) -> None:
     assert_same(run_python(folder), golden(folder)["prediction"], 1e-5)
     assert not re.search(r"(import|from) mobilevit", (folder / "predict.py").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("name", ["I;16", "I", "F"])
+def test_python_reads_grey_of_16_bit_as_the_package_does(name: str, tmp_path: Path) -> None:
+    predict = runpy.run_path(str(STARTERS / "predict.py"))
+    grey = np.arange(65536).reshape(256, 256)
+    path = tmp_path / ("grey.tif" if name == "F" else "grey.png")
+    made = grey.astype(np.float32 if name == "F" else np.uint16 if name == "I;16" else np.int32)
+    Image.fromarray(made).save(path)
+    if name == "F":
+        with pytest.raises(SystemExit, match="save it with 8 or 16 bit"):
+            predict["read_picture"](path)
+    else:
+        assert np.array_equal(predict["read_picture"](path), read_picture(path))
+
+
+def test_python_says_how_it_is_used() -> None:
+    script = STARTERS / "predict.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "usage: python predict.py MODEL PICTURE\n"
 
 
 @pytest.fixture(scope="module")

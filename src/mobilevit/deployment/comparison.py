@@ -71,8 +71,8 @@ class Comparison:
         said = f"On {self.pictures} pictures "
         if not self.max_difference <= self.limit:
             return (
-                f"{said}its outputs differ from PyTorch's by up to {self.max_difference:.3g}; "
-                f"allowed is {self.limit:.3g}, that is {self.tolerance:g} of their range. The "
+                f"{said}its outputs differ from PyTorch's by up to {self.max_difference:.4g}; "
+                f"allowed is {self.limit:.4g}, that is {self.tolerance:g} of their range. The "
                 f"first answer is the same for {self.agreement:.2%}. A larger tolerance accepts it."
             )
         return (

@@ -109,7 +109,7 @@ class DataConfig:
     resize: int | None = None
     """Shorter side before a classifier's centre crop in evaluation; none given: 9/8 of `size`."""
     val_fraction: float = 0.2
-    """Share held back from data without a split to validate on."""
+    """Share held back to validate on, from data without a split of their own."""
     workers: int | None = None
     """Processes that read pictures; none given: one for each core, 8 at the most."""
 
@@ -178,7 +178,8 @@ class OptimizerConfig:
     min_lr: float | None = None
     """Learning rate at the start of the warm-up and at the end; none given: a tenth of `lr`."""
     warmup_epochs: float = 2.4
-    """Length of the warm-up; 2.4 epochs are the paper's 3,000 iterations of ImageNet."""
+    """Length of the warm-up, half of the training at most; 2.4 epochs are the paper's 3,000
+    iterations of ImageNet."""
     weight_decay: float = 0.01
     """Decoupled weight decay."""
     decay_norms: bool = True

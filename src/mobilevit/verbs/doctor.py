@@ -19,7 +19,7 @@ from mobilevit.data.masks import Mask
 from mobilevit.data.scan import Scan, drop_unreadable, scan, usable_cores
 from mobilevit.deployment.formats import FORMATS, Format
 from mobilevit.errors import MissingExtraError, UserError
-from mobilevit.files import make_folder, replacing
+from mobilevit.files import check_writable, replacing
 from mobilevit.machine import processor, versions
 from mobilevit.tasks import get_task, task_of
 from mobilevit.verbs.scan_tables import scan_tables
@@ -233,6 +233,7 @@ def _check_drawing(path: Path, data: str | Path | None) -> None:
         raise UserError(f"{path}: it is drawn as PNG; choose a name that ends in .png.")
     if path.exists():
         raise UserError(f"{path}: it exists already. Choose another file to draw into.")
+    check_writable(path)
 
 
 def _draw(path: Path, folders: Folders[Any]) -> None:
@@ -241,7 +242,6 @@ def _draw(path: Path, folders: Folders[Any]) -> None:
     from mobilevit.data.drawing import MOSAIC, mosaic, tile, titled
     from mobilevit.tasks.detection.pictures import draw_mosaic
 
-    make_folder(path.parent)
     with replacing(path) as beside:
         if any(isinstance(sample.label, Mask) for sample in folders.train):
             from mobilevit.tasks.segmentation.pictures import draw_mosaic as draw_masks

@@ -127,11 +127,13 @@ def evaluate(
     if output is not None and Path(output).exists():
         raise UserError(f"{output}: it exists. Choose another file for the result.")
     from mobilevit.deployment.runtimes import load_predictor
-    from mobilevit.files import write_text
+    from mobilevit.files import check_writable, write_text
     from mobilevit.tasks import get_task
     from mobilevit.verbs.labelled import find_labelled, judge
     from mobilevit.verbs.robustness import measure_robustness
 
+    if output is not None:
+        check_writable(Path(output))
     predictor = load_predictor(model, threads)
     labelled = find_labelled(predictor, data, split)
     started = time.perf_counter()

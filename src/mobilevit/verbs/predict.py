@@ -113,7 +113,7 @@ def predict(
     from mobilevit.data.decoding import read_picture
     from mobilevit.data.folders import pictures as find_pictures
     from mobilevit.deployment.runtimes import load_predictor
-    from mobilevit.files import make_folder, making, write_text
+    from mobilevit.files import check_writable, making, write_text
     from mobilevit.tasks import get_task
 
     for name, value in (("top", top), ("batch_size", batch_size)):
@@ -148,7 +148,7 @@ def predict(
         if one == other or one in other.parents or other in one.parents:
             raise UserError(f"{masks}: drawings and masks need a folder each, side by side.")
     if coco is not None:
-        make_folder(Path(coco).parent)
+        check_writable(Path(coco))
     above = os.path.commonpath([path.parent.resolve() for path in paths])
     items: list[Prediction] = []
     unreadable: dict[str, str] = {}

@@ -86,6 +86,11 @@ LOADERS = {
 def read_picture(path: Path) -> Image.Image:
     """Return an upright picture in RGB, over white where it is transparent."""
     picture = ImageOps.exif_transpose(Image.open(path))
+    if picture.mode.startswith("I"):  # grey of 16 bit
+        grey = np.asarray(picture, np.float64) * (255 / 65535)
+        picture = Image.fromarray(np.rint(grey).clip(0, 255).astype(np.uint8))
+    if picture.mode == "F":
+        sys.exit(f"{path}: its grey is of floating point; save it with 8 or 16 bit.")
     if picture.has_transparency_data:
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture.convert("RGBA"))
@@ -197,4 +202,6 @@ def predict(model: Path, path: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python predict.py MODEL PICTURE")
     print(json.dumps(predict(Path(sys.argv[1]), Path(sys.argv[2])), indent=2))
