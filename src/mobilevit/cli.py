@@ -393,7 +393,7 @@ def _benchmark(
     formats: tuple[FormatName | Literal["all"], ...] | None = None,
     data: Path | None = None,
     size: int | None = None,
-    threads: tuple[int, ...] = (1,),
+    threads: tuple[int, ...] | None = None,
     batch_sizes: tuple[int, ...] = (1,),
     repeats: int = 30,
     warmup: int = 5,
@@ -408,7 +408,7 @@ def _benchmark(
             given: the models as they are.
         data: With --formats, labelled pictures; none given: those the run was validated on.
         size: Side of the input in pixels; none given: what each model expects.
-        threads: Numbers of threads to measure with.
+        threads: Numbers of threads to measure with; none given: 1, and with --formats 1 and 2.
         batch_sizes: Numbers of pictures in a batch to measure with.
         repeats: Calls to measure.
         warmup: Calls before, which are not measured.
@@ -426,10 +426,16 @@ def _benchmark(
             )
         wanted = () if "all" in formats else formats
         table = benchmark_formats(
-            models[0], wanted, data, threads=threads, repeats=repeats, warmup=warmup
+            models[0],
+            wanted,
+            data,
+            threads=(1, 2) if threads is None else threads,
+            repeats=repeats,
+            warmup=warmup,
         )
         return _show(table, json)
-    return _show(benchmark(models, size, threads, batch_sizes, repeats, warmup, precision), json)
+    counts = (1,) if threads is None else threads
+    return _show(benchmark(models, size, counts, batch_sizes, repeats, warmup, precision), json)
 
 
 def _sensitivity(

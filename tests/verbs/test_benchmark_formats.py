@@ -12,6 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from mobilevit.checkpoints.files import load_checkpoint, save_checkpoint
+from mobilevit.cli import main
 from mobilevit.deployment.manifest import CONTRACT
 from mobilevit.errors import UserError
 from mobilevit.verbs.benchmark_formats import benchmark_formats
@@ -48,6 +49,15 @@ def test_one_table_of_all_that_was_exported(measured, photos):
 def test_fewer_pictures_and_one_format(measured):
     table = benchmark_formats(measured, ["onnx"], threads=(1,), limit=5, repeats=1, warmup=0)
     assert (table.pictures, table.absent) == (5, {})
+
+
+def test_the_command_measures_with_one_thread_and_with_two(measured, capsys):
+    command = ["benchmark", str(measured), "--formats", "onnx", "--repeats", "1", "--warmup", "0"]
+    assert main([*command, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [[timing["threads"] for timing in row["timings"]] for row in rows] == [[1, 2], [1, 2]]
+    assert main(["benchmark", str(measured), "--threads"]) == 2
+    assert "threads is empty" in capsys.readouterr().err
 
 
 def test_what_it_refuses(measured, tmp_path, make_run, photos):
