@@ -118,7 +118,7 @@ def write(
     exporter = format.exporter()
     try:
         written = exporter.export(network, contract, path, config, calibration)
-    except UserError:
+    except (UserError, OSError):
         raise
     except Exception as error:
         why = next(iter(str(error).strip().splitlines()), "no reason given")
