@@ -28,7 +28,7 @@ Kinds = dict[str, tuple[int, float | None]]
 """For each kind of operator how many there are, and the milliseconds of all, where it is told."""
 MOVES = re.compile("reshape|transpos|permut|reorder|copy|squeeze|expand|slice|split|concat", re.I)
 """What only moves numbers."""
-ROUNDS = re.compile("quant|convert", re.I)
+ROUNDS = re.compile("quantize(?!d)|convert", re.I)
 """What only changes how numbers are stored."""
 
 
