@@ -50,28 +50,29 @@ Key = tuple[str, str, str]
 
 def main() -> None:
     """Run the benchmark."""
-    chosen = options(__doc__).parse_args()
+    with_files(__doc__, compare_files)
+
+
+def with_files(description: str | None, work: Callable[[argparse.Namespace, Path], None]) -> None:
+    """Hand the options and the folder of the files to ``work``, on one thread, without chatter."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    options = parser(description)
+    options.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
+    options.add_argument("--weights", default="imagenette_s", help="a run, or shipped weights")
+    options.add_argument("--files", type=Path, help="folder to keep the files in, and to reuse")
+    chosen = options.parse_args()
     torch.set_num_threads(1)
-    size, judged, rounds = (64, 8, 2) if chosen.quick else (256, 1000, 120)
     with tempfile.TemporaryDirectory() as folder:
         files = chosen.files or Path(folder)
         files.mkdir(parents=True, exist_ok=True)
-        compare_files(chosen, files, size, judged, rounds)
+        work(chosen, files)
 
 
-def options(description: str | None) -> argparse.ArgumentParser:
-    """Return the options of what writes these files."""
-    made = parser(description)
-    made.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
-    made.add_argument("--weights", default="imagenette_s", help="a run, or shipped weights")
-    made.add_argument("--files", type=Path, help="folder to keep the files in, and to reuse")
-    return made
-
-
-def compare_files(
-    chosen: argparse.Namespace, files: Path, size: int, judged: int, rounds: int
-) -> None:
+def compare_files(chosen: argparse.Namespace, files: Path) -> None:
     """Convert, run and report."""
+    size, judged, rounds = (64, 8, 2) if chosen.quick else (256, 1000, 120)
     paths, expected, pictures = write_files(chosen, files, size, judged)
     runs = {
         key: _ours(path) if key[2] == "ours" else RUNNERS[key[0]](path)
@@ -354,7 +355,4 @@ RUNNERS = {
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
     main()

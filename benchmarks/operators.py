@@ -7,20 +7,17 @@ there the operators of the file are counted, for ExecuTorch those inside its del
 
 from __future__ import annotations
 
+import argparse
 import json
-import logging
-import os
 import re
 import tempfile
-import warnings
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from common import report
-from formats import options, write_files
+from formats import with_files, write_files
 from mobilevit.deployment.exporters import executorch_counts, litert_file
 from mobilevit.deployment.runtimes.openvino import import_openvino
 
@@ -34,28 +31,28 @@ ROUNDS = re.compile("quantize(?!d)|convert", re.I)
 
 def main() -> None:
     """Run the benchmark."""
-    chosen = options(__doc__).parse_args()
-    torch.set_num_threads(1)
+    with_files(__doc__, count_operators)
+
+
+def count_operators(chosen: argparse.Namespace, files: Path) -> None:
+    """Convert, count and report."""
     size, rounds = (64, 2) if chosen.quick else (256, 30)
+    paths, _, pictures = write_files(chosen, files, size, judged=1)
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        files = chosen.files or Path(folder)
-        files.mkdir(parents=True, exist_ok=True)
-        paths, _, pictures = write_files(chosen, files, size, judged=1)
-        for (runtime, precision, owner), path in paths.items():
-            kinds = COUNT[runtime](path, pictures[:1], rounds)
-            told = sorted(kinds.items(), key=lambda item: (item[1][1] or 0, item[1][0]))[::-1]
-            rows.append(
-                {
-                    "runtime": runtime,
-                    "precision": precision,
-                    "network": owner,
-                    "operators": _sum(kinds, ""),
-                    "that move": _sum(kinds, MOVES),
-                    "that round": _sum(kinds, ROUNDS),
-                    "kinds": ", ".join(_words(*item) for item in told),
-                }
-            )
+    for (runtime, precision, owner), path in paths.items():
+        kinds = COUNT[runtime](path, pictures, rounds)
+        told = sorted(kinds.items(), key=lambda item: (item[1][1] or 0, item[1][0]))[::-1]
+        rows.append(
+            {
+                "runtime": runtime,
+                "precision": precision,
+                "network": owner,
+                "operators": _sum(kinds, ""),
+                "that move": _sum(kinds, MOVES),
+                "that round": _sum(kinds, ROUNDS),
+                "kinds": ", ".join(_words(*item) for item in told),
+            }
+        )
     report(
         chosen,
         rows,
@@ -132,7 +129,4 @@ COUNT = {
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
     main()

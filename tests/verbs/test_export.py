@@ -83,7 +83,6 @@ def test_a_file_that_would_lie_beside_it_is_never_replaced(run, tmp_path):
 
 
 @pytest.mark.usefixtures("fast")
-@pytest.mark.usefixtures("fast")
 def test_a_file_where_the_report_belongs_is_never_replaced(run, tmp_path, photos):
     report = tmp_path / "x.onnx.json"
     for mine in ("precious", '{"path": "mine"}', "[]"):
@@ -115,6 +114,7 @@ def test_a_converter_that_fails_does_not_keep_other_formats_from_being_written(
     assert not list(tmp_path.glob("*.mlpackage*"))
 
 
+@pytest.mark.usefixtures("fast")
 def test_no_more_pictures_are_compared_than_needed(run, tmp_path, photos, monkeypatch):
     monkeypatch.setattr("mobilevit.verbs.export.COMPARED", 10)
     assert export(run, output=tmp_path / "x.onnx", data=photos).comparison.pictures == 10

@@ -26,7 +26,6 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobilevit import deployment
 from mobilevit.data.decoding import read_picture
 from mobilevit.deployment.config import ExportConfig
 from mobilevit.deployment.contract import Contract
@@ -39,8 +38,6 @@ from mobilevit.tasks import get_task
 from mobilevit.verbs.predict import predict
 from mobilevit.verbs.starter import CONSUMERS, quote, starter
 from peers import enliven
-
-STARTERS = Path(deployment.__file__).parent / "starters"
 
 BROWSER = Path(__file__).parents[1] / "browser"
 STARTERS = Path(__file__).parents[2] / "src" / "mobilevit" / "deployment" / "starters"
